@@ -1,0 +1,27 @@
+"""offmap: is this medical image off the map that a model was trained on?
+
+    gate = offmap.fit("train/")
+    table = gate.score(["a.dcm", "b.png"])
+
+Names are loaded on first use, so that ``import offmap`` is quick and does not import torch.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from offmap.pipeline.gate import Gate, fit, load
+
+__version__ = "0.1.0"
+__all__ = ["Gate", "__version__", "fit", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Gate", "fit", "load"):
+        from offmap.pipeline import gate
+
+        return getattr(gate, name)
+    raise AttributeError(f"module 'offmap' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""Beside the way, not on it: data sets, protocols, metrics, tables."""

@@ -1,0 +1,1 @@
+"""From scores to p-values and surprise in bits."""

@@ -1,0 +1,1 @@
+"""The vocabulary of offmap: types, errors, contracts. It knows no stage."""

@@ -1,0 +1,66 @@
+"""The contract of an encoder: a batch of prepared images becomes signals, in one pass."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from offmap.core.types import Signals
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """What an encoder wants to see.
+
+    Args:
+        size: side of its square input in pixels.
+        channels: 1 or 3; grey images are repeated.
+        mean, std: per channel, for pixels in [0, 1]: ``(x - mean) / std``.
+    """
+
+    size: int
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class Encoder(ABC):
+    """A network that hands out named signals; immutable but for the device it lives on.
+
+    Attributes:
+        name: as on the command line (``builtin``, ``hub:DIR``, ``classifier:FILE``).
+        layers: names from shallow to deep; ``features.last`` is an alias of the last one.
+        provides: names of all signals it can give.
+        input: what it wants to see.
+        sha256: digest of its weights.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    provides: frozenset[str]
+    input: Input
+    sha256: str
+
+    @abstractmethod
+    def encode(self, images: Float[Tensor, "n c *s"], needs: frozenset[str]) -> Signals:
+        """Signals of prepared images.
+
+        Args:
+            images: float32 in [0, 1], C = 1 or 3, on the encoder's device.
+            needs: names or patterns (``features.*``) to give; others may be left out.
+        """
+
+    @abstractmethod
+    def to(self, device: torch.device | str) -> Self:
+        """The same encoder on another device."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Tensor] | None:
+        """Weights to be kept in a gate (up to 200 MB); None when they are given again at loading."""
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """JSON values from which, together with ``state``, the same encoder is built again."""

@@ -1,0 +1,1 @@
+"""What 'offmap data' knows: names, sources, checksums."""

@@ -1,0 +1,1 @@
+"""Accept, review, reject, or not assessed."""

@@ -1,0 +1,1 @@
+"""From image to image: window, rescale, resample, crop, mask. Every step is recorded and replayed."""

@@ -1,0 +1,1 @@
+"""From files to images: DICOM, NIfTI, PNG, JPEG, TIFF, arrays."""

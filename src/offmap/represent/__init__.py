@@ -1,0 +1,1 @@
+"""From prepared images to named signals: whatever runs a network lives here."""

@@ -1,0 +1,1 @@
+"""How the built-in networks were trained, to be repeated by anyone."""

@@ -1,0 +1,1 @@
+"""From signals to scores: one file a method, higher = more OOD."""

@@ -1,0 +1,1 @@
+"""Graded, seeded, synthetic strangeness with exact masks; and phantoms."""
