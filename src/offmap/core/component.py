@@ -3,11 +3,11 @@
 import dataclasses
 import difflib
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
 
 from offmap.core.errors import ConfigError
 
-Json = None | bool | int | float | str | tuple["Json", ...] | dict[str, "Json"]
+C = TypeVar("C", bound="Component")
 
 
 class Component:
@@ -29,7 +29,7 @@ class Component:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}  # type: ignore[arg-type]
 
     @classmethod
-    def from_params(cls, params: Mapping[str, Any], *, where: str = "") -> Self:
+    def from_params(cls: type[C], params: Mapping[str, Any], *, where: str = "") -> C:
         """Build from JSON values.
 
         Args:

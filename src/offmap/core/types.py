@@ -14,6 +14,12 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor
 
+    Signals = Mapping[str, Tensor]
+else:
+    Signals = Mapping
+"""Named tensors of one batch: ``image (N,C,*S)``, ``features.<layer> (N,D)``, ``feature_map.<layer> (N,C,*s)``,
+``logits (N,K)``, ``label (N,)``; static (no batch axis): ``head.weight (K,D)``, ``head.bias (K,)``."""
+
 Status = Literal["ok", "not_assessed"]
 Verdict = Literal["accept", "review", "reject", "not_assessed"]
 
@@ -150,10 +156,6 @@ class NotAssessed:
 
 Outcome = Image | NotAssessed
 """What reading one item gives."""
-
-Signals = Mapping[str, "Tensor"]
-"""Named tensors of one batch: ``image (N,C,*S)``, ``features.<layer> (N,D)``, ``feature_map.<layer> (N,C,*s)``,
-``logits (N,K)``, ``label (N,)``; static (no batch axis): ``head.weight (K,D)``, ``head.bias (K,)``."""
 
 STATIC = ("head.weight", "head.bias")
 """Signals without a batch axis."""
