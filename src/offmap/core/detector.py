@@ -31,6 +31,9 @@ class Detector(Component, ABC):
     passes: ClassVar[str] = "1F"
     """Network evaluations per image: F forward, B backward. ``1F`` = nothing beyond the deployed model's own pass."""
 
+    stream: ClassVar[bool] = False
+    """The score depends on the images seen before; such a method is exempt from scoring one image as in its batch."""
+
     @property
     @abstractmethod
     def needs(self) -> frozenset[str]:
@@ -40,6 +43,11 @@ class Detector(Component, ABC):
     def fit_needs(self) -> frozenset[str]:
         """Names of the signals that fitting reads (``label`` where labels are needed)."""
         return self.needs
+
+    @property
+    def fit_uses(self) -> frozenset[str]:
+        """Names of further signals that fitting reads where the batches have them, and does without where not."""
+        return frozenset()
 
     @abstractmethod
     def learn(self, batches: Iterable[Signals], held_out: Iterable[Signals] | None, generator: torch.Generator) -> State:
@@ -68,8 +76,9 @@ class Detector(Component, ABC):
             if isinstance(given, Iterator):
                 raise ConfigError("batches is an iterator and can be read only once: pass a list, or an object with __iter__")
         rng = generator if generator is not None else torch.Generator().manual_seed(0)
-        needs = self.fit_needs | self.needs
-        state = self.learn(_Checked(batches, needs, self.method()), held_out and _Checked(held_out, needs, self.method()), rng)
+        needs, uses, who = self.fit_needs | self.needs, self.fit_uses, self.method()
+        unseen = None if held_out is None else _Checked(held_out, needs, uses, who)
+        state = self.learn(_Checked(batches, needs, uses, who), unseen, rng)
         for name, tensor in state.items():
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 raise SignalError(f"{self.method()}: the learned {name!r} is not finite; are there at least two different images?")
@@ -78,6 +87,11 @@ class Detector(Component, ABC):
 
 class Localiser(Detector):
     """A detector that also says where."""
+
+    @property
+    def map_needs(self) -> frozenset[str]:
+        """Names of the signals that the map reads."""
+        return self.needs
 
     @abstractmethod
     def raw_map(self, state: State, signals: Signals) -> Float[Tensor, "n *s"]:
@@ -116,7 +130,7 @@ class Fitted:
         """
         if not isinstance(self.detector, Localiser):
             raise ConfigError(f"{self.detector.method()} has no map; `offmap methods` shows which methods localise")
-        check(signals, self.detector.needs, self.detector.method())
+        check(signals, self.detector.map_needs, self.detector.method())
         with torch.no_grad():
             return self.detector.raw_map(self.state, signals).to(torch.float32)
 
@@ -146,17 +160,22 @@ def missing(needs: Iterable[str], provides: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(n for n in needs if not any(fnmatchcase(h, n) for h in have)))
 
 
-def check(signals: Signals, needs: Iterable[str], who: str, first_row: int = 0) -> None:
+def check(signals: Signals, needs: Iterable[str], who: str, first_row: int = 0, *, uses: Iterable[str] = ()) -> None:
     """Refuse a batch that lacks a signal, has uneven rows, or is not finite.
+
+    Args:
+        needs: names or patterns that must be there.
+        uses: names or patterns that may be absent, and are checked where present.
 
     Raises:
         SignalError: naming the signal, its shape and the rows.
     """
+    needs = tuple(needs)
     lacking = missing(needs, signals)
     if lacking:
         raise SignalError(f"{who} needs the signals {', '.join(lacking)}; the batch has {', '.join(sorted(signals)) or 'none'}")
     n = rows(signals)
-    for pattern in needs:
+    for pattern in (*needs, *uses):
         for name, tensor in select(signals, pattern).items():
             if name in STATIC:
                 continue
@@ -183,12 +202,13 @@ class _Checked:
 
     batches: Iterable[Signals]
     needs: frozenset[str]
+    uses: frozenset[str]
     who: str
 
     def __iter__(self) -> Iterator[Signals]:
         first = 0
         for batch in self.batches:
-            check(batch, self.needs, self.who, first)
+            check(batch, self.needs, self.who, first, uses=self.uses)
             first += rows(batch)
             yield batch
         if first == 0:
