@@ -1,0 +1,66 @@
+"""One size for all images."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from offmap.core.errors import ConfigError, ReadError
+from offmap.core.types import Image
+from offmap.prepare.preparation import Step
+from offmap.prepare.resampler import resample, resample_mask
+
+
+@dataclass(frozen=True)
+class Resize(Step):
+    """Resample height and width to ``size``, antialiased; a sheet that is not square is stretched (crop it before).
+
+    Args:
+        size: new height and width in pixels.
+        via: sides above this are first reduced to it, so that detail that only large files have never reaches the
+            encoder: an image and its copy of half the size then look alike. None = no such step.
+        depth: new number of slices of a volume; None keeps them.
+        smallest: images with a side (height or width) below this are refused as ``small``.
+    """
+
+    size: int = 160
+    via: int | None = None
+    depth: int | None = None
+    smallest: int = 16
+
+    def __post_init__(self) -> None:
+        for name in ("size", "via", "depth", "smallest"):
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= 8192:
+                raise ConfigError(f"resize: {name} = {value} must lie in 1..8192")
+
+    def __call__(self, image: Image) -> Image:
+        """As ``Step``; images below ``smallest`` are refused as ``small``."""
+        if min(image.spatial[-2:]) < self.smallest:
+            raise ReadError("small", f"the image is {_times(image.spatial)} pixels where it is scored; {self.smallest} are needed")
+        pixels = image.pixels.astype(np.float32, copy=False)
+        if self.via is not None:
+            height, width = image.spatial[-2:]
+            pixels = resample(pixels, (*image.spatial[:-2], min(height, self.via), min(width, self.via)))
+        planes = () if len(image.spatial) == 2 else (self.depth or image.spatial[0],)
+        return on_grid(image, resample(pixels, (*planes, self.size, self.size)))
+
+    def describe(self) -> str:
+        """In words."""
+        via = f"at most {self.via}, then " if self.via is not None else ""
+        return f"resized to {via}{self.size} x {self.size} pixels, antialiased"
+
+
+def on_grid(image: Image, pixels: np.ndarray) -> Image:
+    """The image with its pixels resampled over the same field of view: spacing and mask follow."""
+    new = tuple(int(n) for n in pixels.shape[1:])
+    spacing = image.spacing
+    if spacing is not None:
+        spacing = tuple(mm * old / n for mm, old, n in zip(spacing, image.spatial, new, strict=True))
+    mask = None if image.mask is None else resample_mask(image.mask, new)
+    return dataclasses.replace(image, pixels=pixels, spacing=spacing, mask=mask)
+
+
+def _times(size: Sequence[int]) -> str:
+    return " x ".join(map(str, size))
