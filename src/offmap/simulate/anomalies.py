@@ -1,0 +1,115 @@
+"""Pieces of one image in another, with exact masks: cut and paste, interpolation, and seamless (Poisson) pasting."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from offmap.core.errors import ConfigError
+from offmap.simulate.lesions import Planted, foreground, pick
+
+Pixels = Float[np.ndarray, "c h w"]
+
+
+def cut_paste(pixels: Pixels, other: Pixels, *, rng: np.random.Generator, size: tuple[float, float] = (0.1, 0.3)) -> Planted:
+    """A rectangle of another image (or of the same one, from elsewhere), pasted as it is.
+
+    Args:
+        pixels: in [0, 1].
+        other: of the same shape; ``pixels`` itself gives a piece of the same image.
+        rng: source of randomness.
+        size: sides of the rectangle, drawn from this share of the image's sides.
+
+    Raises:
+        ConfigError: shapes differ, or the size is impossible.
+
+    Source: Li et al., CVPR 2021, 2104.04015, section 2.2.
+    """
+    mask, piece = _cut(pixels, other, size, rng)
+    return Planted(np.where(mask, piece, pixels).astype(np.float32), mask, MappingProxyType({"factor": 1.0, **_box(mask)}))
+
+
+def interpolate(
+    pixels: Pixels,
+    other: Pixels,
+    *,
+    rng: np.random.Generator,
+    size: tuple[float, float] = (0.1, 0.4),
+    factor: tuple[float, float] = (0.3, 0.9),
+) -> Planted:
+    """A rectangle in which the image is mixed with another: ``(1 - factor) * own + factor * foreign``.
+
+    Args:
+        pixels, other, rng, size: as ``cut_paste``.
+        factor: share of the foreign piece, drawn from this range.
+
+    Source: Tan et al., Foreign Patch Interpolation, MELBA 2022, 2011.04197, eq. 1.
+    """
+    mask, piece = _cut(pixels, other, size, rng)
+    share = float(rng.uniform(*factor))
+    mixed = np.where(mask, (1.0 - share) * pixels + share * piece, pixels)
+    return Planted(mixed.astype(np.float32), mask, MappingProxyType({"factor": share, **_box(mask)}))
+
+
+def poisson(pixels: Pixels, other: Pixels, *, rng: np.random.Generator, size: tuple[float, float] = (0.1, 0.4)) -> Planted:
+    """A rectangle with the gradients of another image and the border of its own: no seam tells where it is.
+
+    Args:
+        pixels, other, rng, size: as ``cut_paste``.
+
+    Source: Perez et al., Poisson Image Editing, SIGGRAPH 2003, eq. 3; for anomalies Tan et al., MICCAI 2021, 2107.02622.
+    """
+    mask, piece = _cut(pixels, other, size, rng)
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    box = np.s_[rows[0] - 1 : rows[-1] + 2, columns[0] - 1 : columns[-1] + 2]
+    pasted = pixels.astype(np.float64)
+    for own, foreign in zip(pasted, piece, strict=True):
+        own[box] = _seamless(own[box], foreign[box])
+    return Planted(np.clip(pasted, 0.0, 1.0).astype(np.float32), mask, MappingProxyType({"factor": 1.0, **_box(mask)}))
+
+
+ANOMALIES: Mapping[str, Callable[..., Planted]] = MappingProxyType({"cut_paste": cut_paste, "interpolate": interpolate, "poisson": poisson})
+"""All kinds by name."""
+
+
+def _cut(pixels: Pixels, other: Pixels, size: tuple[float, float], rng: np.random.Generator) -> tuple[Bool[np.ndarray, "h w"], Pixels]:
+    """Where to paste (never the outermost pixels), and the other image moved so that another place of it lies there."""
+    if pixels.shape != other.shape:
+        raise ConfigError(f"the other image has the shape {other.shape}, {pixels.shape} is needed")
+    shape = pixels.shape[-2:]
+    if not 0 < size[0] <= size[1] <= 0.5 or min(shape) < 8:
+        raise ConfigError(f"size = {size} must be two ends in (0, 0.5], and the image {shape} at least 8 x 8")
+    sides = [max(2, round(float(rng.uniform(*size)) * n)) for n in shape]
+    centre, origin = pick(foreground(pixels), rng), pick(foreground(other), rng)
+    start = [int(np.clip(c - side // 2, 1, n - side - 1)) for c, side, n in zip(centre, sides, shape, strict=True)]
+    source = [int(np.clip(c - side // 2, 1, n - side - 1)) for c, side, n in zip(origin, sides, shape, strict=True)]
+    mask = np.zeros(shape, dtype=bool)
+    mask[start[0] : start[0] + sides[0], start[1] : start[1] + sides[1]] = True
+    return mask, np.roll(other, (start[0] - source[0], start[1] - source[1]), axis=(-2, -1))
+
+
+def _box(mask: Bool[np.ndarray, "h w"]) -> dict[str, float]:
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return {"top": float(rows[0]), "left": float(columns[0]), "height": float(rows.size), "width": float(columns.size)}
+
+
+def _seamless(own: Float[np.ndarray, "h w"], foreign: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
+    """The rectangle whose inside has the Laplacian of ``foreign`` and whose border is that of ``own``.
+
+    The difference to ``foreign`` is harmonic; sine transforms diagonalise the five-point Laplacian with fixed borders.
+    """
+    from scipy import fft
+
+    edge = own - foreign
+    inside = tuple(n - 2 for n in own.shape)
+    load = np.zeros(inside)
+    load[0] += edge[0, 1:-1]
+    load[-1] += edge[-1, 1:-1]
+    load[:, 0] += edge[1:-1, 0]
+    load[:, -1] += edge[1:-1, -1]
+    vertical, horizontal = (2.0 - 2.0 * np.cos(np.pi * np.arange(1, n + 1) / (n + 1)) for n in inside)
+    harmonic = fft.idstn(fft.dstn(load, type=1) / (vertical[:, None] + horizontal[None, :]), type=1)
+    result = own.copy()
+    result[1:-1, 1:-1] = foreign[1:-1, 1:-1] + harmonic
+    return result
