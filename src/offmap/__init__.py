@@ -9,17 +9,20 @@ Names are loaded on first use, so that ``import offmap`` is quick and does not i
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from offmap.pipeline.gate import Gate, fit, load
+    from offmap.pipeline.fit import fit
+    from offmap.pipeline.gate import Gate
+    from offmap.pipeline.saved import load
 
 __version__ = "0.1.0"
+_HOME = {"Gate": "gate", "fit": "fit", "load": "saved"}
 __all__ = ["Gate", "__version__", "fit", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Gate", "fit", "load"):
-        from offmap.pipeline import gate
+    if name in _HOME:
+        import importlib
 
-        return getattr(gate, name)
+        return getattr(importlib.import_module(f"offmap.pipeline.{_HOME[name]}"), name)
     raise AttributeError(f"module 'offmap' has no attribute {name!r}")
 
 

@@ -1,0 +1,110 @@
+"""Feature cache by content: an image that was encoded once, with the same weights and steps, is not encoded again.
+
+One SQLite file per (weights, steps); a row per image: digest, header, vectors. No pixels, no names, no patient data.
+"""
+
+import hashlib
+import json
+import os
+import sqlite3
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+LIMIT_BYTES = 2 * 1024**3
+
+
+def root() -> Path:
+    """``$OFFMAP_CACHE`` or the platform's cache folder."""
+    given = os.environ.get("OFFMAP_CACHE")
+    if given:
+        return Path(given)
+    base = Path.home() / "Library/Caches" if sys.platform == "darwin" else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return base / "offmap"
+
+
+def location(*fingerprint: Any) -> Path:
+    """File for one combination of weights, steps and version.
+
+    Args:
+        fingerprint: JSON values that together decide the features.
+    """
+    name = hashlib.sha256(json.dumps(fingerprint, sort_keys=True, default=str).encode()).hexdigest()[:24]
+    return root() / "features" / f"{name}.sqlite"
+
+
+class FeatureCache:
+    """Vectors by digest. Opens lazily; a cache that cannot be opened or written behaves as an empty one."""
+
+    def __init__(self, path: Path, *, limit_bytes: int = LIMIT_BYTES) -> None:
+        self._path = path
+        self._limit = limit_bytes
+        self._connection: sqlite3.Connection | None = None
+        self._broken = False
+
+    def has(self, digest: str) -> bool:
+        """Whether this content was encoded before."""
+        return bool(self._query("SELECT 1 FROM features WHERE digest = ?", (digest,)))
+
+    def get(self, digest: str) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+        """Header and vectors ``(D,)`` of one image, or None."""
+        found = self._query("SELECT header, names, vectors FROM features WHERE digest = ?", (digest,))
+        if not found:
+            return None
+        header, names, blob = found[0]
+        flat, out, at = np.frombuffer(blob, dtype=np.float32), {}, 0
+        for name, size in json.loads(names):
+            out[name] = flat[at : at + size]
+            at += size
+        return json.loads(header), out
+
+    def put(self, rows: Sequence[tuple[str, Mapping[str, Any], Mapping[str, np.ndarray]]]) -> None:
+        """Keep ``(digest, header, vectors)`` of several images in one transaction."""
+        connection = self._open()
+        if connection is None or not rows:
+            return
+        values = []
+        for digest, header, vectors in rows:
+            names = json.dumps([(k, int(v.size)) for k, v in vectors.items()])
+            blob = b"".join(np.ascontiguousarray(v, dtype=np.float32).tobytes() for v in vectors.values())
+            values.append((digest, json.dumps(header), names, blob))
+        try:
+            with connection:
+                connection.executemany("INSERT OR REPLACE INTO features VALUES (?, ?, ?, ?)", values)
+        except sqlite3.Error:
+            self._broken = True
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _query(self, sql: str, values: tuple[str, ...]) -> list[Any]:
+        connection = self._open()
+        if connection is None:
+            return []
+        try:
+            return connection.execute(sql, values).fetchall()
+        except sqlite3.Error:
+            self._broken = True
+            return []
+
+    def _open(self) -> sqlite3.Connection | None:
+        if self._broken or self._connection is not None:
+            return None if self._broken else self._connection
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            if self._path.exists() and self._path.stat().st_size > self._limit:
+                self._path.unlink()
+            connection = sqlite3.connect(self._path, timeout=10)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute("CREATE TABLE IF NOT EXISTS features (digest TEXT PRIMARY KEY, header TEXT, names TEXT, vectors BLOB)")
+            self._connection = connection
+        except (sqlite3.Error, OSError):
+            self._broken = True
+        return None if self._broken else self._connection

@@ -1,0 +1,87 @@
+"""The gate's card: what it was made of, what it promises, where it ends. Plain JSON."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from offmap.calibrate.conformal import Split
+from offmap.calibrate.threshold import beta_interval, needed
+from offmap.core.units import cap
+
+if TYPE_CHECKING:
+    from offmap.pipeline.gate import Gate
+
+
+def card(gate: "Gate") -> dict[str, Any]:
+    """Everything a person or an auditor wants to know of a gate, in plain words where words are better."""
+    data = gate.facts["data"]
+    return {
+        "id": gate.id,
+        "created": gate.facts["created"],
+        "version": gate.facts["version"],
+        "recipe": gate.recipe.to_json(),
+        "seed": gate.facts["seed"],
+        "data": data,
+        "prepare": gate.preparation.describe(),
+        "encoder": {
+            "name": gate.encoder.name,
+            "sha256": gate.encoder.sha256,
+            "layers": list(gate.encoder.layers),
+            "input": f"{gate.encoder.input.size} x {gate.encoder.input.size} pixels",
+        },
+        "detectors": [
+            {"name": name, "method": d.method(), "params": d.params(), "reference": type(d).reference, "passes": d.passes}
+            for name, d in gate.recipe.parts.items()
+        ],
+        "calibration": calibration(gate),
+        "scored_share": data["scored_share"],
+        "map": next(iter(gate.scorer.maps), None),
+        "limits": limits(gate),
+        "warnings": gate.facts["warnings"],
+    }
+
+
+def calibration(gate: "Gate") -> dict[str, Any]:
+    """The calibration part of the card."""
+    calibrated, decide = gate.scorer.calibrated, gate.recipe.decide
+    n, split = calibrated.n, isinstance(calibrated, Split)
+    interval = beta_interval(n, decide.alpha) if split and n >= needed(decide.alpha) else None
+    return {
+        "kind": "split" if split else "cross",
+        "n": n,
+        "folds": gate.scorer.ensemble.folds,
+        "cap_bits": round(cap(n), 2),
+        "alpha": decide.alpha,
+        "review_at": decide.alpha,
+        "reject_at": decide.reject_at,
+        "false_alarm_interval": None if interval is None else [round(x, 4) for x in interval],
+        "guarantee": _guarantee(split, decide.alpha),
+        "reachable": [name for name, rate in (("review", decide.alpha), ("reject", decide.reject_at)) if n >= needed(rate)],
+        "tail": gate.scorer.tail.summary(),
+    }
+
+
+def limits(gate: "Gate") -> list[str]:
+    """Where the promise ends, in sentences."""
+    n, decide = gate.scorer.calibrated.n, gate.recipe.decide
+    data: Mapping[str, Any] = gate.facts["data"]
+    out = ["For research. Not a medical device; it does not find disease, it finds images unlike those it was fitted on."]
+    out.append(f"At most {cap(n):.2f} bits can be shown with {n} calibration images; beyond that the extrapolated bits rank, without a guarantee.")
+    for name, rate in (("review", decide.alpha), ("reject", decide.reject_at)):
+        if n < needed(rate):
+            out.append(f"The verdict {name!r} is out of reach: it needs {needed(rate)} calibration images, there are {n}.")
+    if not data["patients_known"]:
+        out.append("Patients are not known: images of one patient may stand on both sides of the split, and false alarms may then be more than stated.")
+    elif data["patients_known"] < data["n_used"]:
+        out.append(f"The patient is known for {data['patients_known']} of {data['n_used']} images only.")
+    if data["scored_share"] is not None and data["scored_share"] < 0.995:
+        out.append(f"On average {data['scored_share']:.0%} of an image is scored; what lies outside is never seen.")
+    return out
+
+
+def _guarantee(split: bool, alpha: float) -> str:
+    if split:
+        return f"Of images like those it was fitted on, on average at most {alpha:.1%} are flagged (exchangeable images; split conformal)."
+    return (
+        f"Of images like those it was fitted on, about {alpha:.1%} are flagged, in the worst case {2 * alpha:.1%} "
+        "(exchangeable images; cross-conformal)."
+    )

@@ -1,0 +1,177 @@
+"""Read the in-distribution images once: signals into the store, facts and warnings for the card."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from offmap.core.duplicates import find
+from offmap.core.errors import ConfigError, DataError
+from offmap.core.types import Image, NotAssessed
+from offmap.pipeline.store import SignalStore
+from offmap.pipeline.stream import Batch, Progress
+
+LISTED = 200
+"""Dropped files that are named one by one."""
+
+
+@dataclass
+class Collected:
+    """What is remembered of the in-distribution images; no pixels.
+
+    Args:
+        kept: one entry an image in the store, in its order (without pixels).
+        dropped: items that could not be used.
+        prints: fingerprints of the kept images ``(N, 1024)``.
+        labels: one per kept image, "" where none is known.
+    """
+
+    kept: list[Image] = field(default_factory=list)
+    dropped: list[NotAssessed] = field(default_factory=list)
+    prints: list[np.ndarray] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+
+    @property
+    def n(self) -> int:
+        """Number of images in the store."""
+        return len(self.kept)
+
+    def copies(self) -> list[tuple[int, ...]]:
+        """Groups of images that are copies of one another (saved again, resized, flipped)."""
+        return find(np.stack(self.prints), [i.digest for i in self.kept]) if self.prints else []
+
+    def groups(self, copies: Sequence[tuple[int, ...]]) -> list[str]:
+        """One key an image: patient where known; copies share one key."""
+        keys = [image.group for image in self.kept]
+        parent: dict[str, str] = {}
+        for rows in copies:
+            known = sorted({_root(parent, keys[i]) for i in rows if keys[i]})
+            target = known[0] if known else f"copies-{rows[0]}"
+            for other in known[1:]:
+                parent[other] = target
+            for i in rows:
+                keys[i] = keys[i] or target
+        return [_root(parent, k) for k in keys]
+
+    def digest(self) -> str:
+        """SHA-256 of the set of images, whatever their order."""
+        return hashlib.sha256("".join(sorted(i.digest for i in self.kept)).encode()).hexdigest()
+
+
+def collect(
+    batches: Iterable[Batch],
+    store: SignalStore,
+    into: Collected,
+    *,
+    limit: int | None,
+    labels: Mapping[str, str],
+    total: int | None,
+    progress: Progress | None,
+) -> None:
+    """Put the signals of all batches into the store and remember the rest.
+
+    Args:
+        labels: by item; overrides the manifest's column ``label``.
+        limit: stop after so many images.
+    """
+    for batch in batches:
+        room = None if limit is None else limit - into.n
+        images = batch.images[:room]
+        at = [i for i, e in enumerate(batch.entries) if isinstance(e, Image)][:room]
+        if images:
+            keep = len(images)
+            store.append({k: v if k.startswith("head.") else v[:keep] for k, v in batch.signals.items()})
+        into.prints.extend(batch.prints[i] for i in at if i in batch.prints)
+        into.labels.extend(labels.get(i.item, i.meta.get("label", "")) for i in images)
+        into.kept.extend(_light(i) for i in images)
+        into.dropped.extend(e for e in batch.entries if isinstance(e, NotAssessed))
+        if progress is not None:
+            progress({"event": "fit_read", "done": into.n + len(into.dropped), "total": limit or total})
+        if limit is not None and into.n >= limit:
+            return
+
+
+def codes(labels: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """Labels as integers and the names in order of their number.
+
+    Raises:
+        ConfigError: some images have a label and others not.
+    """
+    lacking = sum(not label for label in labels)
+    if lacking:
+        raise ConfigError(f"{lacking} of {len(labels)} images have no label; complete the label table, or leave labels out")
+    names = sorted(set(labels))
+    return np.array([names.index(label) for label in labels], dtype=np.int64), names
+
+
+def facts(data: Collected, copies: Sequence[tuple[int, ...]], found: int, skipped: int) -> dict[str, Any]:
+    """The data part of the card."""
+    return {
+        "n_found": found,
+        "n_used": data.n,
+        "n_skipped": skipped,
+        "dropped": dict(Counter(d.reason for d in data.dropped)),
+        "dropped_items": [{"item": d.item, "reason": d.reason} for d in data.dropped[:LISTED]],
+        "digest": data.digest(),
+        "patients_known": sum(bool(i.group) for i in data.kept),
+        "duplicates": sum(len(c) - 1 for c in copies),
+        "modalities": sorted({i.modality for i in data.kept if i.modality}),
+        "formats": dict(Counter(i.file_format for i in data.kept)),
+        "bits": {str(k): v for k, v in sorted(Counter(i.bits for i in data.kept).items())},
+        "labels": sorted({label for label in data.labels if label}),
+        "scored_share": round(float(np.mean([i.frame.share for i in data.kept])), 3) if data.kept else None,
+    }
+
+
+def warnings(data: Collected, copies: Sequence[tuple[int, ...]]) -> list[str]:
+    """What the person who fits should know, in sentences."""
+    out = []
+    extra = sum(len(c) - 1 for c in copies)
+    if extra:
+        example = " and ".join(repr(data.kept[i].item) for i in copies[0][:2])
+        out.append(f"{extra} of {data.n} images look like copies of others (for example {example}); copies stay in one part, but remove them")
+    if data.dropped:
+        reasons = ", ".join(f"{n} {reason}" for reason, n in Counter(d.reason for d in data.dropped).most_common())
+        out.append(f"{len(data.dropped)} files could not be used ({reasons}) and were left out")
+    sizes = sorted(min(i.frame.shape[-2:]) for i in data.kept)
+    if sizes and sizes[-1] > 2 * sizes[0]:
+        out.append(f"image sizes are mixed: the shorter side ranges from {sizes[0]} to {sizes[-1]} pixels; resolution may be mistaken for content")
+    bits = sorted({i.bits for i in data.kept})
+    if len(bits) > 1:
+        out.append(f"bit depths are mixed: {', '.join(map(str, bits))} bits; check that all were saved the same way")
+    kinds = sorted({i.modality for i in data.kept if i.modality})
+    if len(kinds) > 1:
+        out.append(f"DICOM modalities are mixed: {', '.join(kinds)}; one gate per modality is sharper")
+    return out
+
+
+def require(data: Collected, smallest: int) -> None:
+    """Refuse a set that is too small.
+
+    Raises:
+        DataError: no image, or fewer than ``smallest``; says what was dropped and what to do.
+    """
+    if data.n >= smallest:
+        return
+    reasons = ", ".join(f"{n} {reason}" for reason, n in Counter(d.reason for d in data.dropped).most_common())
+    left_out = f"; {len(data.dropped)} could not be used ({reasons})" if data.dropped else ""
+    count = "no image" if data.n == 0 else "1 image" if data.n == 1 else f"{data.n} images"
+    raise DataError(
+        f"{count} to fit on{left_out}. A gate needs at least {smallest}, and 200 to reach every verdict: "
+        "name more files or folders, and see `offmap check` for why files are refused"
+    )
+
+
+def _root(parent: Mapping[str, str], key: str) -> str:
+    while key in parent:
+        key = parent[key]
+    return key
+
+
+def _light(image: Image) -> Image:
+    from dataclasses import replace
+
+    return replace(image, pixels=np.zeros((1, 0, 0), dtype=np.float32), mask=None, identifiers={})

@@ -1,0 +1,189 @@
+"""From a folder of in-distribution images to a calibrated gate."""
+
+import csv
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import offmap
+from offmap.core.encoder import Encoder
+from offmap.core.errors import ConfigError
+from offmap.core.types import Source
+from offmap.pipeline import recipe as recipes
+from offmap.pipeline.collect import Collected, codes, collect, facts, require, warnings
+from offmap.pipeline.gate import Gate, cores
+from offmap.pipeline.inputs import PathLike, images, is_array, paths, sample
+from offmap.pipeline.learn import MAP_ROWS, SMALLEST, fit_scorer, wanted
+from offmap.pipeline.recipe import Recipe
+from offmap.pipeline.store import SignalStore
+from offmap.pipeline.stream import Progress, Stream
+from offmap.represent.device import resolve_device
+from offmap.represent.open import open_encoder
+from offmap.represent.patches import Patches
+from offmap.represent.slices import SliceWise
+
+
+def fit(
+    train: Any,
+    *,
+    recipe: str = recipes.STANDARD,
+    settings: Mapping[str, str] | None = None,
+    encoder: "str | torch.nn.Module | None" = None,
+    layers: Sequence[str] = (),
+    labels: PathLike | None = None,
+    alpha: float | None = None,
+    volumes: bool = False,
+    keep_neighbours: bool = False,
+    limit: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    jobs: int | None = None,
+    trust_classifier: bool = False,
+    axes: str = "",
+    spacing: Sequence[float] | None = None,
+    progress: Progress | None = None,
+    use_cache: bool = True,
+) -> Gate:
+    """Fit and calibrate a gate on in-distribution images.
+
+    Args:
+        train: paths, folders, globs, manifests, or an array (then with ``axes``).
+        recipe: name of a shipped recipe, or a ``.toml`` file.
+        settings: changes of the recipe, ``{"score.standard.reduction": "max"}``.
+        encoder: ``builtin``, ``hub:NAME_OR_DIR``, ``classifier:FILE``, or a ``torch.nn.Module``; default the recipe's.
+        layers: names of the encoder's layers to use.
+        labels: CSV with the columns ``path`` and ``label``, for methods that use classes.
+        alpha: share of in-distribution images that may be flagged; ``reject`` at a tenth of it.
+        volumes: one item per DICOM series or NIfTI file instead of one per slice.
+        keep_neighbours: keep features and thumbnails of the images in the gate, to show the nearest ones (thumbnails are patient images).
+        limit: fit on a random choice of so many images.
+        seed: of every random choice.
+        device: ``auto``, ``cpu``, ``cuda``, ``mps``.
+        jobs: decode workers; default the number of cores, 0 = in this process.
+        trust_classifier: allow ``classifier:FILE`` to run the program in that file.
+        axes, spacing: of an array, see ``Gate.score``.
+        progress: called with events such as ``{"event": "fit_read", "done": 64, "total": 600}``.
+
+    Raises:
+        ConfigError: recipe, encoder and options do not fit each other; found before any file is read.
+        DataError: too few usable images.
+    """
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit = {limit} must be 1 or more")
+    spec = encoder if isinstance(encoder, str) else None
+    plan = recipes.with_choices(recipes.read(recipe, settings), encoder=spec, layers=layers, alpha=alpha)
+    where = resolve_device(device)
+    network = _encoder(plan, encoder, where, volumes=volumes, trust=trust_classifier)
+    scores, maps = wanted(plan, network)
+    known_labels = _labels(labels) if labels is not None else {}
+    stream = Stream(
+        network,
+        plan.preparation(network.input.size),
+        scores | ({"features.last"} if keep_neighbours else set()),
+        jobs=cores() if jobs is None else jobs,
+        form_seed=seed if plan.forms.random else None,
+        picture=keep_neighbours,
+        fingerprint=True,
+        volumes=volumes,
+        use_cache=use_cache,
+        device=where,
+    )
+    data = Collected()
+    with SignalStore(map_rows=MAP_ROWS) as store:
+        found, skipped = _read(train, stream, maps, store, data, known_labels, limit, seed, axes, spacing, progress)
+        require(data, SMALLEST)
+        return _finish(plan, stream, store, data, found, skipped, seed, volumes, keep_neighbours, progress)
+
+
+def _encoder(plan: Recipe, given: "str | torch.nn.Module | None", device: torch.device, *, volumes: bool, trust: bool) -> Encoder:
+    chosen = plan.encoder.spec if given is None or isinstance(given, str) else given
+    network = open_encoder(chosen, layers=plan.encoder.layers, device=device, trust_classifier=trust)
+    if not volumes:
+        return network
+    return SliceWise(network) if plan.encoder.volumes == "slices" else Patches(network)
+
+
+def _read(
+    train: Any,
+    stream: Stream,
+    maps: frozenset[str],
+    store: SignalStore,
+    data: Collected,
+    labels: Mapping[str, str],
+    limit: int | None,
+    seed: int,
+    axes: str,
+    spacing: Sequence[float] | None,
+    progress: Progress | None,
+) -> tuple[int, int]:
+    """Fill the store; feature maps are read for the first images only, so that the rest can come from the cache."""
+    with_maps = replace(stream, needs=stream.needs | maps)
+    if is_array(train):
+        collect(with_maps.over_images(images(train, axes=axes, spacing=spacing)), store, data, limit=limit, labels=labels, total=None, progress=progress)
+        return data.n + len(data.dropped), 0
+    found = paths(train, volumes=stream.volumes)
+    order = np.random.default_rng(seed).permutation(len(found.sources))
+    shuffled: list[Source] = [found.sources[i] for i in order]
+    first = MAP_ROWS if maps else 0
+    for part, sources in ((with_maps, shuffled[:first]), (stream, shuffled[first:])):
+        if sources and (limit is None or data.n < limit):
+            collect(part.over(sources), store, data, limit=limit, labels=labels, total=len(shuffled), progress=progress)
+    return data.n + len(data.dropped), found.skipped
+
+
+def _labels(path: PathLike) -> dict[str, str]:
+    """Labels by path as written and by resolved path."""
+    table = Path(path)
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"labels {table}: cannot be read ({type(error).__name__}); a UTF-8 CSV with the columns path and label is expected") from None
+    if not rows or not {"path", "label"} <= set(rows[0]):
+        raise ConfigError(f"labels {table}: the columns path and label are expected, found {', '.join(rows[0]) if rows else 'no row'}")
+    out: dict[str, str] = {}
+    for row in rows:
+        out[row["path"]] = row["label"]
+        out[str(table.parent / row["path"])] = row["label"]
+    return out
+
+
+def _finish(
+    plan: Recipe,
+    stream: Stream,
+    store: SignalStore,
+    data: Collected,
+    found: int,
+    skipped: int,
+    seed: int,
+    volumes: bool,
+    keep_neighbours: bool,
+    progress: Progress | None,
+) -> Gate:
+    copies = data.copies()
+    label_names: list[str] = []
+    if any(data.labels):
+        values, label_names = codes(data.labels)
+        store.add("label", values)
+    if progress is not None:
+        progress({"event": "fit", "done": 0, "total": 1})
+    scorer, division = fit_scorer(plan, store, data.groups(copies), seed=seed, device=stream.device)
+    known = {
+        "data": facts(data, copies, found, skipped),
+        "warnings": warnings(data, copies),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "version": offmap.__version__,
+        "seed": seed,
+        "volumes": volumes,
+        "labels": label_names,
+        "parts": [{"fit": len(p.fit), "held_out": len(p.held_out), "calibrate": len(p.calibrate)} for p in division],
+    }
+    if progress is not None:
+        progress({"event": "fit", "done": 1, "total": 1})
+    neighbours = data.neighbours(store.vector("features.last")) if keep_neighbours else None
+    return Gate(plan, stream.encoder, stream.preparation, scorer, known, neighbours, stream.device)

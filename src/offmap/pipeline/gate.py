@@ -1,0 +1,189 @@
+"""A gate: everything fitted and calibrated. ``offmap.fit`` makes one, ``load`` opens one, ``Gate.score`` uses it."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from offmap.core.encoder import Encoder
+from offmap.explain.neighbours import Neighbours
+from offmap.pipeline import saved
+from offmap.pipeline.card import card
+from offmap.pipeline.inputs import PathLike, images, is_array, paths
+from offmap.pipeline.recipe import Recipe
+from offmap.pipeline.run import Summary, follow, results
+from offmap.pipeline.scorer import Scorer
+from offmap.pipeline.stream import Progress, Stream
+from offmap.prepare.preparation import Preparation
+from offmap.read.limits import DEFAULT, Limits
+from offmap.report.row import Columns
+from offmap.report.table import Table
+from offmap.represent.device import resolve_device
+
+if TYPE_CHECKING:
+    from offmap.pipeline.explaining import Explanation
+
+
+@dataclass(frozen=True, eq=False)
+class Gate:
+    """A fitted and calibrated gate; never changed, safe to share between threads.
+
+    Args:
+        facts: what cannot be read off the other parts: data, warnings, date, version, seed, whether volumes.
+        neighbours: features and thumbnails of in-distribution images, when they were asked for.
+        device: where the encoder and the detectors live.
+    """
+
+    recipe: Recipe
+    encoder: Encoder
+    preparation: Preparation
+    scorer: Scorer
+    facts: Mapping[str, Any]
+    neighbours: Neighbours | None = None
+    device: torch.device = field(default=torch.device("cpu"))
+    limits: Limits = DEFAULT
+
+    @cached_property
+    def id(self) -> str:
+        """SHA-256 of the manifest."""
+        return saved.identity(self)
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """What it was made of, what it promises, where it ends; JSON values."""
+        return card(self)
+
+    @property
+    def volumes(self) -> bool:
+        """Whether an item is a volume instead of a slice."""
+        return bool(self.facts["volumes"])
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """DICOM modalities it was fitted on; empty when the images had no tags."""
+        return tuple(self.facts["data"]["modalities"])
+
+    def save(self, path: PathLike) -> str:
+        """Write the gate's folder, whole or not at all; returns its id.
+
+        Raises:
+            ConfigError: the folder exists and is not a gate.
+        """
+        return saved.save(self, Path(path))
+
+    def score(
+        self,
+        inputs: Any,
+        *,
+        axes: str = "",
+        spacing: Sequence[float] | None = None,
+        jobs: int | None = None,
+        include_identifiers: bool = False,
+        progress: Progress | None = None,
+        use_cache: bool = True,
+    ) -> Table:
+        """Score paths, folders, globs, manifests, or an array.
+
+        Args:
+            inputs: paths as on the command line, or a numpy array or torch tensor.
+            axes: of an array: ``"NHW"``, ``"NCHW"``, ``"NDHW"``, ...
+            spacing: of an array: mm per pixel of the spatial axes.
+            jobs: decode workers; default the number of cores, 0 = in this process.
+            include_identifiers: add patient data of DICOM files as columns ``id.<name>``.
+            use_cache: look up and keep features by content.
+
+        Raises:
+            ConfigError: a path does not exist, axes do not fit.
+        """
+        stream = self.stream(jobs, identifiers=include_identifiers, use_cache=use_cache)
+        if is_array(inputs):
+            batches, total = stream.over_images(images(inputs, axes=axes, spacing=spacing)), None
+        else:
+            found = paths(inputs, volumes=self.volumes)
+            batches, total = stream.over(found.sources), len(found.sources)
+        found_rows = follow(results(self, batches, maps=False), total=total, progress=progress, summary=Summary())
+        rows = [r.row for r in found_rows]
+        extra = Columns.of(rows)
+        return Table.from_rows(rows, columns=Columns(tuple(self.recipe.parts), extra.identifiers, extra.meta))
+
+    def score_to(
+        self,
+        inputs: PathLike | Sequence[PathLike],
+        out: PathLike,
+        *,
+        maps: PathLike | None = None,
+        report: PathLike | None = None,
+        jobs: int | None = None,
+        include_identifiers: bool = False,
+        progress: Progress | None = None,
+        use_cache: bool = True,
+    ) -> Summary:
+        """Score into a file, row by row, in constant memory; half-written output is removed on any failure.
+
+        Args:
+            out: table, ``.csv``, ``.jsonl`` or ``.parquet``.
+            maps: folder for one map and overlay an item.
+            report: folder for the page ``index.html``.
+
+        Raises:
+            ConfigError: a path does not exist; the table's ending is unknown; maps asked of a gate without a localiser.
+            DataError: there is nothing to score.
+        """
+        from offmap.pipeline.writing import write
+
+        return write(
+            self,
+            inputs,
+            Path(out),
+            maps=None if maps is None else Path(maps),
+            report=None if report is None else Path(report),
+            jobs=jobs,
+            identifiers=include_identifiers,
+            progress=progress,
+            use_cache=use_cache,
+        )
+
+    def explain(self, image: Any, *, axes: str = "", spacing: Sequence[float] | None = None) -> "Explanation":
+        """Map, verdict and nearest in-distribution images of one image (a path or an array).
+
+        Raises:
+            DataError: the image cannot be assessed; the message has the reason.
+        """
+        from offmap.pipeline.explaining import explain
+
+        return explain(self, image, axes=axes, spacing=spacing)
+
+    def to(self, device: str | torch.device) -> "Gate":
+        """The same gate on another device."""
+        where = resolve_device(str(device))
+        return replace(self, encoder=self.encoder.to(where), scorer=self.scorer.to(where), device=where)
+
+    def stream(
+        self, jobs: int | None, *, maps: bool = False, picture: bool = False, identifiers: bool = False, use_cache: bool = True
+    ) -> Stream:
+        """How images become the signals that this gate needs."""
+        needs = self.scorer.needs | (self.scorer.map_needs if maps else frozenset())
+        if self.neighbours is not None:
+            needs = needs | {"features.last"}
+        return Stream(
+            self.encoder,
+            self.preparation,
+            needs,
+            jobs=cores() if jobs is None else jobs,
+            limits=self.limits,
+            picture=picture,
+            identifiers=identifiers,
+            modalities=self.modalities,
+            volumes=self.volumes,
+            use_cache=use_cache,
+            device=self.device,
+        )
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

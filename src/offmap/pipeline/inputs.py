@@ -1,0 +1,81 @@
+"""What a user hands in: paths, folders, globs, manifests, or arrays."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from offmap.core.errors import ConfigError
+from offmap.core.types import Frame, Image, Source
+from offmap.read.sources import Found, find
+
+PathLike = str | Path
+
+
+def is_array(given: Any) -> bool:
+    """Whether this is a numpy array or a torch tensor."""
+    return isinstance(given, np.ndarray) or type(given).__module__.partition(".")[0] == "torch"
+
+
+def paths(given: PathLike | Sequence[PathLike], *, volumes: bool) -> Found:
+    """Sources of paths, folders, globs, manifests and ``FILE.npz::key``.
+
+    Raises:
+        ConfigError: a path does not exist, or a manifest is malformed.
+    """
+    return find([given] if isinstance(given, str | Path) else list(given), volumes=volumes)
+
+
+def images(array: Any, *, axes: str, spacing: Sequence[float] | None = None) -> Iterator[Image]:
+    """Images of an array.
+
+    Args:
+        array: numpy array or torch tensor of numbers.
+        axes: one letter an axis: ``N`` items (may be absent), ``C`` channels (1 or 3), ``D H W`` space; ``"NHW"``, ``"NCHW"``, ``"NDHW"``.
+        spacing: mm per pixel of the spatial axes, in their order in ``D H W``.
+
+    Raises:
+        ConfigError: axes that do not fit the array, or channels other than 1 or 3.
+    """
+    data = np.asarray(array.detach().cpu().numpy() if hasattr(array, "detach") else array)
+    letters = axes.upper()
+    if len(letters) != data.ndim or len(set(letters)) != len(letters) or not {"H", "W"} <= set(letters) <= set("NCDHW"):
+        raise ConfigError(f"axes = {axes!r} does not describe an array of shape {data.shape}: one letter of N, C, D, H, W an axis")
+    if data.dtype.kind not in "buif":
+        raise ConfigError(f"an array of {data.dtype} is no image; numbers expected")
+    order = [a for a in "NCDHW" if a in letters]
+    data = data.transpose([letters.index(a) for a in order])
+    if "N" not in letters:
+        data = data[None]
+    if "C" not in letters:
+        data = data[:, None]
+    if data.shape[1] not in (1, 3):
+        raise ConfigError(f"axes = {axes!r} gives {data.shape[1]} channels; 1 or 3 expected")
+    mm = tuple(float(s) for s in spacing) if spacing is not None else None
+    if mm is not None and (len(mm) != data.ndim - 2 or min(mm) <= 0):
+        raise ConfigError(f"spacing = {mm} must hold {data.ndim - 2} positive numbers")
+    for i, pixels in enumerate(data):
+        yield _image(pixels, i, mm)
+
+
+def _image(pixels: np.ndarray, i: int, spacing: tuple[float, ...] | None) -> Image:
+    kept = np.ascontiguousarray(pixels.astype(np.uint8) if pixels.dtype == np.bool_ else pixels)
+    digest = hashlib.sha256(str((kept.shape, kept.dtype.str, spacing)).encode() + kept.tobytes()).hexdigest()
+    return Image(
+        pixels=kept,
+        item=f"array[{i}]",
+        frame=Frame.whole(kept.shape[1:]),
+        spacing=spacing,
+        bits=kept.dtype.itemsize * 8,
+        digest=digest,
+    )
+
+
+def sample(sources: Sequence[Source], limit: int | None, seed: int) -> list[Source]:
+    """Sources in a seeded random order when only some will be used, else as they are."""
+    if limit is None:
+        return list(sources)
+    order = np.random.default_rng(seed).permutation(len(sources))
+    return [sources[i] for i in order]

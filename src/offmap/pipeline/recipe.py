@@ -1,0 +1,230 @@
+"""A recipe: which encoder, steps, detectors and thresholds make a gate. TOML in, frozen dataclasses out."""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from offmap.core import registry
+from offmap.core.component import Component, from_text, nearest
+from offmap.core.detector import Detector
+from offmap.core.errors import ConfigError
+from offmap.prepare.preparation import Preparation, Step
+
+STANDARD = "standard"
+_STAGES = ("encoder", "prepare", "forms", "score", "calibrate", "decide")
+
+
+@dataclass(frozen=True)
+class EncoderChoice(Component):
+    """Which encoder, and which of its layers.
+
+    Args:
+        spec: ``builtin``, ``hub:NAME_OR_DIR`` or ``classifier:FILE``.
+        layers: names of layers; empty = the encoder's own choice.
+        volumes: how a volume is seen: ``slices`` (every slice, pooled) or ``patches`` (3-D patches).
+    """
+
+    spec: str = "builtin"
+    layers: tuple[str, ...] = ()
+    volumes: Literal["slices", "patches"] = "slices"
+
+
+@dataclass(frozen=True)
+class Forms(Component):
+    """Random file forms while fitting.
+
+    Args:
+        random: give each in-distribution image one random file form, so that how a file was saved is not content.
+    """
+
+    random: bool = True
+
+
+@dataclass(frozen=True)
+class Calibration(Component):
+    """How in-distribution images are divided.
+
+    Args:
+        method: ``split`` (fit, held-out and calibration part), ``cross`` (K folds, every image calibrates) or ``auto``
+            (split when its calibration part has at least 199 images, so that ``reject`` is within reach).
+        folds: K of ``cross``, 2 to 20.
+        held_out: share that standardises.
+        calibrate: share that calibrates, of ``split``.
+    """
+
+    method: Literal["auto", "split", "cross"] = "auto"
+    folds: int = 5
+    held_out: float = 0.2
+    calibrate: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.folds <= 20:
+            raise ConfigError(f"[calibrate] folds = {self.folds} must lie in 2..20")
+        for name in ("held_out", "calibrate"):
+            if not 0.05 <= getattr(self, name) <= 0.45:
+                raise ConfigError(f"[calibrate] {name} = {getattr(self, name)} must lie in 0.05..0.45")
+
+
+@dataclass(frozen=True)
+class Decision(Component):
+    """Thresholds as false-alarm rates.
+
+    Args:
+        alpha: share of in-distribution images sent to review or further, in (0, 0.5].
+        reject: share rejected; 0 = a tenth of alpha.
+    """
+
+    alpha: float = 0.05
+    reject: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha <= 0.5:
+            raise ConfigError(f"alpha = {self.alpha} must lie in (0, 0.5]")
+        if not 0 <= self.reject <= self.alpha:
+            raise ConfigError(f"[decide] reject = {self.reject} must lie in 0..alpha ({self.alpha})")
+
+    @property
+    def reject_at(self) -> float:
+        """False-alarm rate of ``reject``."""
+        return self.reject or self.alpha / 10
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything chosen before an image is read.
+
+    Args:
+        prepare: tables of steps in order; the word ``encoder`` as a size stands for the encoder's input.
+        parts: detectors by their name in the recipe.
+    """
+
+    name: str
+    encoder: EncoderChoice
+    prepare: tuple[tuple[str, Mapping[str, Any]], ...]
+    forms: Forms
+    parts: Mapping[str, Detector]
+    calibrate: Calibration
+    decide: Decision
+
+    def preparation(self, size: int) -> Preparation:
+        """The steps for an encoder whose input is ``size`` pixels wide.
+
+        Raises:
+            ConfigError: unknown step or parameter, with the nearest name.
+        """
+        tables = [{"method": name, **{k: size if v == "encoder" else v for k, v in table.items()}} for name, table in self.prepare]
+        return Preparation.from_json(tables, where="prepare")
+
+    def to_json(self) -> dict[str, Any]:
+        """The resolved recipe, for the manifest and the card."""
+        return {
+            "name": self.name,
+            "encoder": self.encoder.params(),
+            "prepare": [{"method": name, **table} for name, table in self.prepare],
+            "forms": self.forms.params(),
+            "score": {name: {"method": d.method(), **d.params()} for name, d in self.parts.items()},
+            "calibrate": self.calibrate.params(),
+            "decide": self.decide.params(),
+        }
+
+
+def read(name: str = STANDARD, settings: Mapping[str, str] | None = None) -> Recipe:
+    """A recipe by name or TOML file, with ``--set`` changes.
+
+    Args:
+        name: a shipped recipe (see ``shipped``) or the path of a ``.toml`` file.
+        settings: ``{"score.knn.k": "5"}``, parsed by the field's type.
+
+    Raises:
+        ConfigError: no such recipe, TOML that does not parse, unknown table or key (with the nearest name), bad value.
+    """
+    tables = _tables(name)
+    for key, text in (settings or {}).items():
+        _apply(tables, key, text)
+    return _build(Path(name).stem, tables)
+
+
+def shipped() -> tuple[str, ...]:
+    """Names of the recipes inside the package."""
+    folder = resources.files("offmap.pipeline") / "recipes"
+    return tuple(sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")))
+
+
+def with_choices(recipe: Recipe, *, encoder: str | None, layers: Sequence[str], alpha: float | None) -> Recipe:
+    """The recipe with what the command line said last."""
+    choice = recipe.encoder
+    if encoder is not None:
+        choice = replace(choice, spec=encoder)
+    if layers:
+        choice = replace(choice, layers=tuple(layers))
+    decide = replace(recipe.decide, alpha=alpha) if alpha is not None else recipe.decide
+    return replace(recipe, encoder=choice, decide=decide)
+
+
+def _tables(name: str) -> dict[str, Any]:
+    try:
+        if name.endswith(".toml"):
+            return tomllib.loads(Path(name).read_text(encoding="utf-8"))
+        if name not in shipped():
+            raise ConfigError(f"there is no recipe {name!r}{nearest(name, list(shipped()))}. Shipped: {', '.join(shipped())}; or give a .toml file")
+        return tomllib.loads((resources.files("offmap.pipeline") / "recipes" / f"{name}.toml").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"recipe {name}: cannot be read ({type(error).__name__}); check the path") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"recipe {name} is not valid TOML: {error}") from None
+
+
+def _apply(tables: dict[str, Any], key: str, text: str) -> None:
+    *path, field = key.split(".")
+    if not path:
+        raise ConfigError(f"--set {key}={text}: the key needs a table, as in score.standard.reduction=max")
+    table = tables
+    for depth, part in enumerate(path):
+        if part not in table and not (depth == 0 and part in _STAGES) and not (depth == 1 and path[0] == "prepare"):
+            raise ConfigError(f"--set {key}={text}: the recipe has no table {'.'.join(path[: depth + 1])}{nearest(part, list(table))}")
+        table = table.setdefault(part, {})
+    table[field] = from_text(_owner(path, table), field, text)
+
+
+def _owner(path: Sequence[str], table: Mapping[str, Any]) -> type[Component]:
+    if path[0] == "score" and len(path) == 2:
+        return registry.load("score", table.get("method", path[1]), Detector)
+    if path[0] == "prepare" and len(path) == 2:
+        return registry.load("prepare", table.get("method", path[1]), Step)
+    single = {"encoder": EncoderChoice, "forms": Forms, "calibrate": Calibration, "decide": Decision}
+    if path[0] not in single or len(path) != 1:
+        raise ConfigError(f"--set {'.'.join(path)}: no such table{nearest(path[0], list(_STAGES))}")
+    return single[path[0]]
+
+
+def _build(name: str, tables: Mapping[str, Any]) -> Recipe:
+    for key in tables:
+        if key not in _STAGES:
+            raise ConfigError(f"recipe {name} has no table [{key}]{nearest(key, list(_STAGES))}. It has: {', '.join(_STAGES)}")
+    return Recipe(
+        name=name,
+        encoder=EncoderChoice.from_params(tables.get("encoder", {}), where="encoder"),
+        prepare=_steps(tables.get("prepare", {})),
+        forms=Forms.from_params(tables.get("forms", {}), where="forms"),
+        parts=_parts(name, tables.get("score", {})),
+        calibrate=Calibration.from_params(tables.get("calibrate", {}), where="calibrate"),
+        decide=Decision.from_params(tables.get("decide", {}), where="decide"),
+    )
+
+
+def _steps(tables: Mapping[str, Mapping[str, Any]]) -> tuple[tuple[str, Mapping[str, Any]], ...]:
+    return tuple((str(t.get("method", key)), {k: v for k, v in t.items() if k != "method"}) for key, t in tables.items())
+
+
+def _parts(name: str, tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Detector]:
+    if not tables:
+        raise ConfigError(f"recipe {name} scores nothing: add a table such as [score.knn]")
+    return {
+        part: registry.load("score", str(table.get("method", part)), Detector).from_params(
+            {k: v for k, v in table.items() if k != "method"}, where=f"score.{part}"
+        )
+        for part, table in tables.items()
+    }

@@ -1,0 +1,242 @@
+"""From sources to batches of signals: workers decode ahead, the encoder follows, order is kept, memory is flat."""
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from offmap.core.detector import select
+from offmap.core.encoder import Encoder
+from offmap.core.types import STATIC, Image, NotAssessed, Source
+from offmap.pipeline.cache import FeatureCache, location
+from offmap.pipeline.worker import Known, Work
+from offmap.prepare.preparation import Preparation
+from offmap.read.limits import DEFAULT, Limits
+from offmap.read.workers import Message, Workers, pack, unpack
+
+T = TypeVar("T")
+BATCH = 32
+_PREFETCH = 4 * BATCH
+_NO_PIXELS = np.zeros((1, 0, 0), dtype=np.float32)
+_PRINT = "~fingerprint"
+
+
+@dataclass
+class Batch:
+    """Items in input order, and the signals of those that were assessed.
+
+    Args:
+        entries: prepared images (without pixels where the cache answered) and refusals, in input order.
+        signals: one row per image among ``entries``, in their order.
+        pictures: 8-bit pictures of the images as read, by position in ``entries``; only when asked for.
+        prints: fingerprints that find copies, by position in ``entries``; only when asked for.
+    """
+
+    entries: list[Image | NotAssessed]
+    signals: dict[str, Tensor]
+    pictures: dict[int, np.ndarray] = field(default_factory=dict)
+    prints: dict[int, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def images(self) -> list[Image]:
+        """The assessed entries."""
+        return [e for e in self.entries if isinstance(e, Image)]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """How images become signals; the same object serves fit and score.
+
+    Args:
+        needs: signals to give; ``feature_map.*`` switches the cache off, since maps are not kept.
+        jobs: decode workers; 0 = in this process.
+        use_cache: look up and keep vectors by content.
+    """
+
+    encoder: Encoder
+    preparation: Preparation
+    needs: frozenset[str]
+    jobs: int = 1
+    limits: Limits = DEFAULT
+    form_seed: int | None = None
+    picture: bool = False
+    fingerprint: bool = False
+    identifiers: bool = False
+    modalities: tuple[str, ...] = ()
+    volumes: bool = False
+    use_cache: bool = True
+    device: torch.device = torch.device("cpu")
+
+    def over(self, sources: Sequence[Source]) -> Iterator[Batch]:
+        """Batches of all items of the sources, in input order."""
+        cache = self._cache()
+        work = self._work(None if cache is None else location(*self._fingerprint()))
+        with Workers(work, jobs=self.jobs, limits=self.limits) as workers:
+            messages = (message for _, message in workers.run(sources))
+            yield from self._batches(_ahead(messages, _PREFETCH), cache)
+
+    def over_images(self, images: Iterable[Image]) -> Iterator[Batch]:
+        """The same for images that are in memory already."""
+        work = self._work(None)
+        yield from self._batches((work.finish(image) for image in images), None)
+
+    def _work(self, cache: Any) -> Work:
+        return Work(
+            steps=self.preparation.to_json(),
+            form_seed=self.form_seed,
+            picture=self.picture,
+            fingerprint=self.fingerprint,
+            identifiers=self.identifiers,
+            cache=cache,
+            modalities=self.modalities,
+            limits=self.limits,
+        )
+
+    def _fingerprint(self) -> tuple[Any, ...]:
+        return (2, self.encoder.sha256, self.encoder.config(), self.preparation.to_json(), self.form_seed, self.volumes, self.fingerprint)
+
+    def _cache(self) -> FeatureCache | None:
+        only_vectors = not any(n.startswith("feature_map") or n == "image" for n in self.needs)
+        if not (self.use_cache and only_vectors) or self.picture or self.identifiers:
+            return None
+        return FeatureCache(location(*self._fingerprint()))
+
+    def _batches(self, messages: Iterable[Message], cache: FeatureCache | None) -> Iterator[Batch]:
+        size = 1 if self.volumes else BATCH
+        batch, known, shape = Batch([], {}), dict[int, Mapping[str, np.ndarray]](), None
+        for header, arrays in messages:
+            entry, vectors = self._entry(header, arrays, cache)
+            own = entry.spatial if isinstance(entry, Image) and vectors is None else None
+            if len(batch.entries) >= size or (shape is not None and own not in (None, shape)):
+                yield self._encode(batch, known, cache)
+                batch, known, shape = Batch([], {}), {}, None
+            shape = own or shape
+            at = len(batch.entries)
+            if vectors is not None:
+                known[at] = vectors
+                if _PRINT in vectors:
+                    batch.prints[at] = vectors[_PRINT]
+            if "picture" in header:
+                batch.pictures[at] = arrays[header["picture"]]
+            if "fingerprint" in header:
+                batch.prints[at] = arrays[header["fingerprint"]]
+            batch.entries.append(entry)
+        if batch.entries:
+            yield self._encode(batch, known, cache)
+        if cache is not None:
+            cache.close()
+
+    def _entry(
+        self, header: dict[str, Any], arrays: Sequence[np.ndarray], cache: FeatureCache | None
+    ) -> tuple[Image | NotAssessed, Mapping[str, np.ndarray] | None]:
+        outcome = unpack((header, list(arrays)))
+        if not isinstance(outcome, Known):
+            return outcome, None
+        found = cache.get(outcome.digest) if cache is not None else None
+        if found is None:
+            return NotAssessed(outcome.item, "failed", "the feature cache lost this image; run again"), None
+        kept, vectors = found
+        image = unpack((kept, [_NO_PIXELS]))
+        if not isinstance(image, Image):
+            return NotAssessed(outcome.item, "failed", "the feature cache is damaged; delete it and run again"), None
+        return replace(image, item=outcome.item), vectors
+
+    def _encode(self, batch: Batch, known: Mapping[int, Mapping[str, np.ndarray]], cache: FeatureCache | None) -> Batch:
+        at = [i for i, e in enumerate(batch.entries) if isinstance(e, Image)]
+        fresh = [i for i in at if i not in known]
+        signals: dict[str, Tensor] = {}
+        if fresh:
+            images = stack([e.pixels for i in fresh if isinstance(e := batch.entries[i], Image)]).to(self.device)
+            signals = dict(self.encoder.encode(images, self.needs))
+        if cache is not None and fresh:
+            cache.put([_row(batch, i, n, signals) for n, i in enumerate(fresh)])
+        batch.signals = _merge(at, fresh, known, signals, self.device) if known else signals
+        return batch
+
+
+def stack(pixels: Sequence[np.ndarray]) -> Tensor:
+    """Prepared images ``(C, *S)`` of one spatial shape as one ``(N, C, *S)`` float32 tensor; grey is repeated where colour is met."""
+    channels = max(p.shape[0] for p in pixels)
+    return torch.from_numpy(np.stack([p if p.shape[0] == channels else np.repeat(p, channels, axis=0) for p in pixels]).astype(np.float32))
+
+
+def _row(batch: Batch, i: int, n: int, signals: Mapping[str, Tensor]) -> tuple[str, dict[str, Any], dict[str, np.ndarray]]:
+    entry = batch.entries[i]
+    if not isinstance(entry, Image):
+        raise TypeError("only images are kept")
+    header, _ = pack(replace(entry, pixels=_NO_PIXELS, mask=None, meta={}, item=""))
+    vectors = {k: v[n].cpu().numpy() for k, v in signals.items() if k not in STATIC and v.ndim == 2 and not k.endswith(".last")}
+    if i in batch.prints:
+        vectors[_PRINT] = batch.prints[i]
+    return entry.digest, header, vectors
+
+
+def _merge(
+    at: Sequence[int],
+    fresh: Sequence[int],
+    known: Mapping[int, Mapping[str, np.ndarray]],
+    signals: Mapping[str, Tensor],
+    device: torch.device,
+) -> dict[str, Tensor]:
+    position = {i: n for n, i in enumerate(fresh)}
+    names = [name for name in next(iter(known.values())) if name != _PRINT]
+    merged = {k: v for k, v in signals.items() if k in STATIC}
+    for name in names:
+        merged[name] = torch.stack([signals[name][position[i]] if i in position else torch.tensor(known[i][name], device=device) for i in at])
+    layers = [n for n in names if n.startswith("features.")]
+    if layers:
+        merged["features.last"] = merged[layers[-1]]
+    return merged
+
+
+def _ahead(items: Iterable[T], depth: int) -> Iterator[T]:
+    """Pull items in a thread, so that decoding goes on while the encoder runs."""
+    buffer: queue.Queue[tuple[T | None, BaseException | None, bool]] = queue.Queue(maxsize=depth)
+    stop = threading.Event()
+
+    def pull() -> None:
+        try:
+            for item in items:
+                if not _put(buffer, (item, None, False), stop):
+                    return
+            _put(buffer, (None, None, True), stop)
+        except BaseException as error:
+            _put(buffer, (None, error, True), stop)
+
+    thread = threading.Thread(target=pull, daemon=True, name="offmap-decode")
+    thread.start()
+    try:
+        while True:
+            item, error, done = buffer.get()
+            if error is not None:
+                raise error
+            if done:
+                return
+            yield item  # type: ignore[misc]
+    finally:
+        stop.set()
+        thread.join(timeout=10)
+
+
+def _put(buffer: "queue.Queue[T]", item: T, stop: threading.Event) -> bool:
+    while not stop.is_set():
+        try:
+            buffer.put(item, timeout=0.1)
+            return True
+        except queue.Full:
+            continue
+    return False
+
+
+def vectors_of(needs: Iterable[str]) -> frozenset[str]:
+    """Those needs that are one vector per image."""
+    return frozenset(n for n in needs if not n.startswith("feature_map") and n != "image")
+
+
+Progress = Callable[[dict[str, Any]], None]
+__all__ = ["Batch", "Progress", "Stream", "select", "stack", "vectors_of"]
