@@ -48,7 +48,8 @@ def fingerprint(pixels: np.ndarray) -> Float[np.ndarray, " d"]:
     norm = float(np.linalg.norm(high))
     if norm <= 1e-6 * SIZE * max(float(np.abs(small).max()), 1e-30):
         return np.zeros(SIZE * SIZE, dtype=np.float32)
-    return (high / norm).astype(np.float32).ravel()
+    unit: np.ndarray = (high / norm).astype(np.float32).ravel()
+    return unit
 
 
 def find(prints: Float[np.ndarray, "n d"], digests: Sequence[str] = (), *, threshold: float = THRESHOLD) -> list[tuple[int, ...]]:
