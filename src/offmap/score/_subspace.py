@@ -1,0 +1,37 @@
+"""What residual and ViM share: the part of a feature outside the in-distribution principal subspace."""
+
+from collections.abc import Iterable
+from functools import reduce
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from offmap.core.linalg import principal
+from offmap.core.moments import Moments
+from offmap.core.types import Signals
+from offmap.score._gaussian import Vectors
+
+
+def head_origin(weight: Tensor, bias: Tensor) -> Float64[Tensor, " d"]:
+    """``-W^+ b``, the shortest feature at which all logits vanish (or are least, where no feature makes them vanish)."""
+    solution: Tensor = torch.linalg.lstsq(weight.double().cpu(), bias.double().cpu()[:, None], driver="gelsd").solution
+    return -solution[:, 0].to(weight.device)
+
+
+def total_moments(batches: Iterable[Signals], vectors: Vectors) -> Moments:
+    """Sums of all rows, whatever their class."""
+    return reduce(Moments.merge, (Moments.of(vectors(batch)) for batch in batches))
+
+
+def principal_about(moments: Moments, origin: Float64[Tensor, " d"]) -> tuple[Float64[Tensor, " d"], Float64[Tensor, "d d"]]:
+    """Eigenvalues (descending) and eigenvectors of ``E[(h - u)(h - u)^T]``."""
+    offset = moments.mean - origin
+    return principal(moments.scatter / moments.count + torch.outer(offset, offset))
+
+
+def outside(rows: Float64[Tensor, "n d"], origin: Float64[Tensor, " d"], basis: Float64[Tensor, "d p"]) -> Float64[Tensor, " n"]:
+    """Length of ``h - u`` outside the subspace of the basis, >= 0."""
+    centred = rows.to(origin) - origin
+    length: Tensor = torch.linalg.vector_norm(centred - (centred @ basis) @ basis.T, dim=1)
+    return length

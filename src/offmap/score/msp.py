@@ -1,0 +1,41 @@
+"""Maximum softmax probability."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from offmap.core.detector import State
+from offmap.core.errors import SignalError
+from offmap.core.types import Signals
+from offmap.score._logits import LogitDetector
+
+
+@dataclass(frozen=True, kw_only=True)
+class MSP(LogitDetector):
+    """One minus the largest softmax probability, ``1 - max_k p_k``, in [0, 1 - 1/K].
+
+    The chance of error that the classifier itself claims. Computed as ``-expm1(max z - logsumexp z)`` in float64, so that
+    sure predictions keep their order where ``1 - p`` in float32 is zero for all of them.
+
+    Nothing to fit; scoring costs K an image; the state is one number.
+
+    Fails on images far from the training data: logits grow with distance, and the classifier becomes more sure of them.
+    A network with one logit has no softmax and is refused.
+    """
+
+    reference: ClassVar[str] = (
+        "Hendrycks & Gimpel, A Baseline for Detecting Misclassified and Out-of-Distribution Examples, ICLR 2017, arXiv 1610.02136"
+    )
+
+    def learn(self, batches: Iterable[Signals], held_out: Iterable[Signals] | None, generator: torch.Generator) -> State:
+        state = super().learn(batches, held_out, generator)
+        if int(state["classes"]) < 2:
+            raise SignalError(f"{self.method()} needs two logits or more, there is one; max_logit and energy work with one")
+        return state
+
+    def of_logits(self, logits: Float64[Tensor, "n k"]) -> Float64[Tensor, " n"]:
+        return -torch.expm1(logits.max(dim=1).values - logits.logsumexp(dim=1))
