@@ -1,1 +1,40 @@
-"""One thin file a command."""
+"""One thin file a command; heavy packages are imported inside the commands, so that help is quick."""
+
+from typing import Annotated
+
+import typer
+
+from offmap import __version__
+from offmap.cli import check, explain, fit, inspect, methods, score
+from offmap.cli.exits import Guarded
+
+app = typer.Typer(
+    name="offmap",
+    cls=Guarded,
+    help="Is this medical image off the map that a model was trained on: how far, where, and what to do?",
+    epilog="Exit codes: 0 done, 2 usage, 3 no usable data, 4 gate refused, 130 interrupted, 1 anything else. Not a medical device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (fit.fit, score.score, explain.explain, check.check, inspect.inspect, methods.methods):
+    app.command()(command)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def offmap(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")] = False,
+) -> None:
+    """Is this medical image off the map that a model was trained on: how far, where, and what to do?"""
+
+
+def main() -> None:
+    """The command ``offmap``."""
+    app(prog_name="offmap")

@@ -1,0 +1,129 @@
+"""offmap fit: in-distribution images become a gate."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from offmap.cli import options, outputs
+from offmap.cli.exits import say
+from offmap.cli.progress import emit, progress
+from offmap.core.errors import BundleError
+
+Train = Annotated[
+    list[str],
+    typer.Argument(metavar="TRAIN...", help="In-distribution images, given like the inputs of 'offmap score'.", show_default=False),
+]
+GateOut = Annotated[Path, typer.Option("--out", metavar="GATE", help="Folder to write the gate to.", show_default=False)]
+RecipeName = Annotated[str, typer.Option("--recipe", metavar="NAME|FILE.toml", help="What to fit; 'offmap methods' lists the names.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe, as in score.knn.k=5; repeatable."),
+]
+Layers = Annotated[str, typer.Option("--layers", metavar="A,B", help="Layers of the encoder; its own choice if not given.")]
+Labels = Annotated[Path | None, typer.Option("--labels", metavar="CSV", help="Table with the columns 'path' and 'label'.")]
+Alpha = Annotated[
+    float | None,
+    typer.Option(
+        "--alpha", help="Share of in-distribution images that may go to review, a tenth of it to reject; the recipe's, 0.05, if not given."
+    ),
+]
+Volumes = Annotated[bool, typer.Option("--volumes", help="A DICOM series or a NIfTI file is one item.")]
+Neighbours = Annotated[bool, typer.Option("--keep-neighbours", help="Keep thumbnails of the training images in the gate.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use at most this many images.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of every random choice.")]
+
+
+def fit(
+    train: Train,
+    *,
+    out: GateOut,
+    recipe: RecipeName = "standard",
+    settings: Settings = None,
+    encoder: options.Encoder = None,
+    layers: Layers = "",
+    labels: Labels = None,
+    alpha: Alpha = None,
+    volumes: Volumes = False,
+    keep_neighbours: Neighbours = False,
+    limit: Limit = None,
+    seed: Seed = 0,
+    jobs: options.Jobs = None,
+    device: options.Device = "auto",
+    trust_classifier: options.TrustClassifier = False,
+    expect: options.Expect = None,
+    cache: options.Cache = True,
+    json_lines: options.Json = False,
+) -> None:
+    """Fit and calibrate a gate on in-distribution images."""
+    outputs.folder(out)
+    chosen = pairs(settings or [])
+    import offmap
+
+    with progress(json_lines) as report:
+        gate = offmap.fit(
+            train,
+            recipe=recipe,
+            settings=chosen,
+            encoder=encoder,
+            layers=[name.strip() for name in layers.split(",") if name.strip()],
+            labels=labels,
+            alpha=alpha,
+            volumes=volumes,
+            keep_neighbours=keep_neighbours,
+            limit=limit,
+            seed=seed,
+            device=device,
+            jobs=jobs,
+            trust_classifier=trust_classifier,
+            progress=report,
+            use_cache=cache,
+        )
+    identity = gate.save(out)
+    if json_lines:
+        data = gate.card["data"]
+        emit(
+            {
+                "event": "done",
+                "out": str(out),
+                "id": identity,
+                "n_used": data["n_used"],
+                "dropped": data["dropped"],
+                "warnings": gate.card["warnings"],
+            }
+        )
+    else:
+        for line in told(gate.card):
+            say(line)
+        say(f"Gate: {out}  {identity}")
+    if expect not in (None, identity):
+        raise BundleError(f"{out} is not the gate that --expect names ({expect}): other images, settings or versions")
+
+
+def told(card: Mapping[str, Any]) -> list[str]:
+    """What a person should know of a gate that was just fitted."""
+    data, calibration = card["data"], card["calibration"]
+    reach = " and ".join(calibration["reachable"]) or "no flag"
+    lines = [
+        f"Fitted recipe {card['recipe']['name']!r} on {data['n_used']} images with the encoder {card['encoder']['name']}.",
+        f"Calibrated on {calibration['n']} ({calibration['kind']}): at most {calibration['cap_bits']} bits; {reach} within reach.",
+        calibration["guarantee"],
+    ]
+    if calibration["false_alarm_interval"]:
+        low, high = calibration["false_alarm_interval"]
+        lines.append(f"For this calibration set the long-run false-alarm rate lies between {low:.1%} and {high:.1%} (90 %).")
+    return lines + [f"Warning: {text}" for text in card["warnings"]]
+
+
+def pairs(settings: list[str]) -> dict[str, str]:
+    """``["score.knn.k=5"]`` as a mapping.
+
+    Raises:
+        typer.BadParameter: no ``=`` or no key.
+    """
+    split = [text.partition("=") for text in settings]
+    for (key, sign, _), text in zip(split, settings, strict=True):
+        if not key or not sign:
+            raise typer.BadParameter(f"{text!r} must look like KEY=VALUE, as in score.knn.k=5", param_hint="--set")
+    return {key.strip(): value for key, _, value in split}

@@ -1,0 +1,75 @@
+"""offmap score: images become rows with a degree and a verdict."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from offmap.cli import options, outputs
+from offmap.cli.exits import say
+from offmap.cli.progress import emit, progress
+from offmap.cli.tables import show
+from offmap.core.errors import DataError
+from offmap.report.words import VERDICTS
+
+TableOut = Annotated[
+    Path, typer.Option("--out", metavar="FILE", help="Score table; the ending .csv, .jsonl or .parquet says the form.", show_default=False)
+]
+Maps = Annotated[Path | None, typer.Option("--maps", metavar="DIR", help="Also write a heat map of every image to this folder.")]
+Report = Annotated[Path | None, typer.Option("--report", metavar="DIR", help="Also write DIR/index.html, the page to look at.")]
+Identifiers = Annotated[
+    bool, typer.Option("--include-identifiers", help="Write patient identifiers from the files into the table and the report.")
+]
+
+
+def score(
+    gate: options.Gate,
+    inputs: options.Inputs,
+    *,
+    out: TableOut,
+    maps: Maps = None,
+    report: Report = None,
+    include_identifiers: Identifiers = False,
+    jobs: options.Jobs = None,
+    encoder: options.Encoder = None,
+    device: options.Device = "auto",
+    trust_classifier: options.TrustClassifier = False,
+    expect: options.Expect = None,
+    cache: options.Cache = True,
+    json_lines: options.Json = False,
+) -> None:
+    """Score images: one row an item, with a degree in bits and a verdict."""
+    for folder in (maps, report):
+        if folder is not None:
+            outputs.folder(folder)
+    import offmap
+
+    loaded = offmap.load(gate, expect=expect, encoder=encoder, trust_classifier=trust_classifier, device=device)
+    start = time.monotonic()
+    with progress(json_lines) as tell:
+        summary = loaded.score_to(
+            inputs, out, maps=maps, report=report, jobs=jobs, include_identifiers=include_identifiers, progress=tell, use_cache=cache
+        )
+    seconds = round(time.monotonic() - start, 2)
+    places = {"out": out, "maps": maps, "report": report and report / "index.html"}
+    written = {name: str(path) for name, path in places.items() if path is not None}
+    if json_lines:
+        counts = {"verdicts": {verdict: summary.verdicts[verdict] for verdict in VERDICTS}, "reasons": dict(summary.reasons)}
+        emit({"event": "done", "n": summary.n, **counts, "seconds": seconds, **written})
+    else:
+        told(summary.verdicts, summary.reasons, seconds)
+        for name, path in written.items():
+            say(f"{name:7} {path}")
+    if summary.n == summary.verdicts["not_assessed"]:
+        raise DataError(f"none of the {summary.n} items could be assessed; the column 'reason' of {out} says why")
+
+
+def told(verdicts: Mapping[str, int], reasons: Mapping[str, int], seconds: float) -> None:
+    """The table at the end of a run."""
+    n = sum(verdicts.values())
+    rows = [[words, verdicts.get(verdict, 0), f"{verdicts.get(verdict, 0) / max(n, 1):.1%}"] for verdict, words in VERDICTS.items()]
+    show(["verdict", "images", "share"], rows, title=f"{n} items in {seconds:g} s", err=True)
+    if reasons:
+        say("Not assessed: " + ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items())))
