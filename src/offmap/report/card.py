@@ -1,0 +1,255 @@
+"""The card of a gate in words: what it was fitted on, how, what its degrees mean, and what it cannot do.
+
+A card is a mapping of JSON values, as the gate's manifest keeps it. A key that is missing is left out; a key that is not
+known here is shown at the end under its own name, so that nothing is lost.
+"""
+
+import json
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+from offmap.core.types import REASONS
+from offmap.report.words import count, number, one_in, percent, printable
+
+LISTED = 20
+"""Entries of a long list that are shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of a card.
+
+    Args:
+        term: what it is.
+        values: one or more short texts.
+        code: hashes, file names and settings, shown in a fixed-width face.
+    """
+
+    term: str
+    values: tuple[str, ...]
+    code: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A group of lines with a heading."""
+
+    title: str
+    entries: tuple[Entry, ...]
+
+
+def sections(card: Mapping[str, Any]) -> list[Section]:
+    """The card as groups of lines; empty groups are left out."""
+    made = [
+        ("Gate", _gate(card)),
+        ("In-distribution data", _data(_mapping(card, "data"))),
+        ("Preparation of every image", _steps(card)),
+        ("Encoder", _encoder(_mapping(card, "encoder"))),
+        *((f"Detector {d.get('name') or d.get('method') or i}", _detector(d)) for i, d in enumerate(_mappings(card, "detectors"), 1)),
+        ("Calibration", _calibration(_mapping(card, "calibration"))),
+        ("Limits", _sentences(card, "limits", "Limit")),
+        ("Warnings", _sentences(card, "warnings", "Warning")),
+        ("Further", _rest(card, _KNOWN)),
+    ]
+    return [Section(title, tuple(entries)) for title, entries in made if entries]
+
+
+def text(card: Mapping[str, Any], *, width: int = 100) -> str:
+    """The card for a terminal.
+
+    Args:
+        card: JSON values of the gate's manifest.
+        width: characters a line; a value that has no space may be longer.
+    """
+    found = sections(card)
+    margin = min(26, max((len(e.term) for s in found for e in s.entries), default=0))
+    lines: list[str] = []
+    for section in found:
+        lines += ["", section.title, "-" * len(section.title)] if lines else [section.title, "-" * len(section.title)]
+        for entry in section.entries:
+            for i, value in enumerate(entry.values):
+                head = f"  {entry.term if i == 0 else '':<{margin}}  "
+                lines += textwrap.wrap(
+                    printable(value),
+                    max(width, margin + 30),
+                    initial_indent=head,
+                    subsequent_indent=" " * len(head),
+                    break_long_words=False,
+                ) or [head.rstrip()]
+    return "\n".join(lines)
+
+
+_KNOWN = frozenset(
+    ("id", "created", "version", "recipe", "data", "prepare", "encoder", "detectors", "calibration", "limits", "warnings", "scored_share")
+)
+
+
+def _gate(card: Mapping[str, Any]) -> list[Entry]:
+    share = card.get("scored_share")
+    scored = (
+        [Entry("Share of the image scored", (f"{percent(share)} on average; outside it the map is empty",))] if _is_number(share) else []
+    )
+    return [
+        *_plain(card, {"id": "Identity"}, code=True),
+        *_plain(card, {"created": "Fitted", "version": "offmap version", "recipe": "Recipe"}),
+        *scored,
+    ]
+
+
+def _data(data: Mapping[str, Any]) -> list[Entry]:
+    out = _plain(data, {"n_found": "Files found", "n_used": "Images used", "n_skipped": "Passed over, no images"})
+    dropped = data.get("dropped")
+    if isinstance(dropped, Mapping) and dropped:
+        out.append(
+            Entry(
+                "Left out", tuple(f"{_show(n)} {reason}: {REASONS.get(str(reason), 'no further detail')}" for reason, n in dropped.items())
+            )
+        )
+    items = data.get("dropped_items")
+    if isinstance(items, Sequence) and not isinstance(items, str) and items:
+        names = [f"{i.get('item', '')} ({i.get('reason', '')})" if isinstance(i, Mapping) else str(i) for i in items]
+        out.append(Entry("Files left out", _first(names), code=True))
+    known, used = data.get("patients_known"), data.get("n_used")
+    if isinstance(known, bool):
+        out.append(Entry("Patients", ("known: parts were split by patient" if known else "not known: parts were split by image",)))
+    elif isinstance(known, int):
+        of = f" of {used:,}" if isinstance(used, int) else ""
+        split = "parts were split by patient" if known else "parts were split by image, so images of one patient may lie on both sides"
+        out.append(Entry("Patient known", (f"for {known:,}{of} images; {split}",)))
+    out += _plain(data, {"duplicates": "Look like copies"})
+    out += _plain(data, {"digest": "Digest of the data"}, code=True)
+    return out + _rest(
+        data, {"n_found", "n_used", "n_skipped", "dropped", "dropped_items", "patients_known", "duplicates", "digest", "scored_share"}
+    )
+
+
+def _steps(card: Mapping[str, Any]) -> list[Entry]:
+    steps = card.get("prepare")
+    if not steps:
+        return []
+    listed = [steps] if isinstance(steps, str) else list(steps)
+    return [Entry(f"Step {i}", (_show(step),)) for i, step in enumerate(listed, 1)]
+
+
+def _encoder(encoder: Mapping[str, Any]) -> list[Entry]:
+    return [
+        *_plain(encoder, {"name": "Name"}),
+        *_plain(encoder, {"sha256": "SHA-256"}, code=True),
+        *_plain(encoder, {"layers": "Layers", "input": "Input"}),
+        *_rest(encoder, {"name", "sha256", "layers", "input"}),
+    ]
+
+
+def _detector(detector: Mapping[str, Any]) -> list[Entry]:
+    params = detector.get("params")
+    settings = [f"{k} = {json.dumps(v, ensure_ascii=False)}" for k, v in params.items()] if isinstance(params, Mapping) else []
+    return [
+        *_plain(detector, {"method": "Method"}),
+        *([Entry("Settings", tuple(settings), code=True)] if settings else []),
+        *_plain(detector, {"passes": "Network passes", "reference": "Source"}),
+        *_rest(detector, {"name", "method", "params", "passes", "reference"}),
+    ]
+
+
+_KINDS = {
+    "split": "split: images kept apart from fitting give the scale",
+    "cross": "cross-conformal: each image is scored by the fold that did not see it",
+}
+
+
+def _calibration(calibration: Mapping[str, Any]) -> list[Entry]:
+    out = []
+    kind = calibration.get("kind")
+    if kind:
+        out.append(Entry("Kind", (_KINDS.get(str(kind), _show(kind)),)))
+    out += _plain(calibration, {"n": "Images", "folds": "Folds"})
+    cap = calibration.get("cap_bits")
+    if _is_number(cap):
+        out.append(Entry("Largest degree (cap)", (f"{number(round(cap, 2))} bits: rarer than {one_in(2.0**-cap)} cannot be told apart",)))
+    out += [Entry(term, (band,)) for term, band in _bands(calibration)]
+    interval = calibration.get("false_alarm_interval")
+    if isinstance(interval, Sequence) and not isinstance(interval, str) and len(interval) == 2 and all(map(_is_number, interval)):
+        low, high = (percent(x) for x in interval)
+        out.append(Entry("False alarms to expect", (f"between {low} and {high} of unseen in-distribution images",)))
+    reachable = calibration.get("reachable")
+    if isinstance(reachable, Sequence) and not isinstance(reachable, str):
+        missing = "" if "reject" in reachable else "; reject is out of reach: it needs more in-distribution images"
+        out.append(Entry("Bands within reach", (", ".join(map(str, reachable)) + missing,)))
+    tail = calibration.get("tail")
+    if isinstance(tail, Mapping) and tail:
+        pairs = ", ".join(f"{k} {_show(v)}" for k, v in tail.items())
+        out.append(Entry("Tail beyond the cap", (f"extrapolated, less sure than the rest: {pairs}",)))
+    known = {"kind", "n", "folds", "cap_bits", "alpha", "review_at", "reject_at", "false_alarm_interval", "reachable", "tail"}
+    return out + _rest(calibration, known)
+
+
+def _bands(calibration: Mapping[str, Any]) -> list[tuple[str, str]]:
+    review, reject = thresholds(calibration)
+    out = []
+    for term, p, meaning in (("Review", review, "sent to review or further"), ("Reject", reject, "rejected")):
+        if p is not None:
+            out.append(
+                (
+                    f"{term} from",
+                    f"{-math.log2(p):.2f} bits (p <= {p:.4g}): {percent(p)} of in-distribution images are {meaning}, by design",
+                )
+            )
+    return out
+
+
+def thresholds(calibration: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """P-values at and below which an image goes to review and to reject; None where the card does not say."""
+    return _p_value(calibration.get("review_at", calibration.get("alpha"))), _p_value(calibration.get("reject_at"))
+
+
+def _p_value(value: Any) -> float | None:
+    return float(value) if _is_number(value) and 0 < value <= 1 else None
+
+
+def _sentences(card: Mapping[str, Any], key: str, term: str) -> list[Entry]:
+    given = card.get(key)
+    listed = [given] if isinstance(given, str) else list(given) if isinstance(given, Sequence) else []
+    return [Entry(f"{term} {i}", (_show(sentence),)) for i, sentence in enumerate(listed, 1)]
+
+
+def _mapping(card: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = card.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _mappings(card: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    value = card.get(key)
+    return [v for v in value if isinstance(v, Mapping)] if isinstance(value, Sequence) else []
+
+
+def _plain(values: Mapping[str, Any], terms: Mapping[str, str], *, code: bool = False) -> list[Entry]:
+    return [Entry(term, (_show(values[key]),), code) for key, term in terms.items() if values.get(key) not in (None, "", [])]
+
+
+def _rest(values: Mapping[str, Any], known: frozenset[str] | set[str]) -> list[Entry]:
+    left = {key: value for key, value in values.items() if key not in known and value not in (None, "", [], {})}
+    return [Entry(key.replace("_", " ").capitalize(), (_show(value),)) for key, value in left.items()]
+
+
+def _first(names: list[str]) -> tuple[str, ...]:
+    more = [f"and {count(len(names) - LISTED, 'further one')}"] if len(names) > LISTED else []
+    return (*names[:LISTED], *more)
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (int, float)):
+        return number(value) if math.isfinite(value) else str(value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k}: {_show(v)}" for k, v in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(_show(v) for v in value)
+    return str(value)
