@@ -13,7 +13,7 @@ from offmap.core.errors import BundleError
 
 Train = Annotated[
     list[str],
-    typer.Argument(metavar="TRAIN...", help="In-distribution images, given like the inputs of 'offmap score'.", show_default=False),
+    typer.Argument(metavar="TRAIN", help="In-distribution images, given like the inputs of 'offmap score'.", show_default=False),
 ]
 GateOut = Annotated[Path, typer.Option("--out", metavar="GATE", help="Folder to write the gate to.", show_default=False)]
 RecipeName = Annotated[str, typer.Option("--recipe", metavar="NAME|FILE.toml", help="What to fit; 'offmap methods' lists the names.")]
@@ -53,7 +53,7 @@ def fit(
     device: options.Device = "auto",
     trust_classifier: options.TrustClassifier = False,
     expect: options.Expect = None,
-    cache: options.Cache = True,
+    no_cache: options.NoCache = False,
     json_lines: options.Json = False,
 ) -> None:
     """Fit and calibrate a gate on in-distribution images."""
@@ -78,23 +78,22 @@ def fit(
             jobs=jobs,
             trust_classifier=trust_classifier,
             progress=report,
-            use_cache=cache,
+            use_cache=not no_cache,
         )
-    identity = gate.save(out)
+    finish(gate.save(out), gate.card, out, expect, json_lines)
+
+
+def finish(identity: str, card: Mapping[str, Any], out: Path, expect: str | None, json_lines: bool) -> None:
+    """Tell what was made.
+
+    Raises:
+        BundleError: the gate is not the expected one.
+    """
     if json_lines:
-        data = gate.card["data"]
-        emit(
-            {
-                "event": "done",
-                "out": str(out),
-                "id": identity,
-                "n_used": data["n_used"],
-                "dropped": data["dropped"],
-                "warnings": gate.card["warnings"],
-            }
-        )
+        facts = {"n_used": card["data"]["n_used"], "dropped": card["data"]["dropped"], "warnings": card["warnings"]}
+        emit({"event": "done", "out": str(out), "id": identity, **facts})
     else:
-        for line in told(gate.card):
+        for line in told(card):
             say(line)
         say(f"Gate: {out}  {identity}")
     if expect not in (None, identity):

@@ -8,7 +8,7 @@ import typer
 Gate = Annotated[Path, typer.Argument(metavar="GATE", help="Folder of a gate that 'offmap fit' wrote.", show_default=False)]
 Inputs = Annotated[
     list[str],
-    typer.Argument(metavar="INPUT...", help="Files, folders, globs, a .csv with a 'path' column, FILE.npz::key.", show_default=False),
+    typer.Argument(metavar="INPUT", help="Files, folders, globs, a .csv with a 'path' column, FILE.npz::key.", show_default=False),
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write to.", show_default=False)]
 Encoder = Annotated[
@@ -22,4 +22,4 @@ Expect = Annotated[str | None, typer.Option("--expect", metavar="sha256:HEX", he
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Jobs = Annotated[int | None, typer.Option("--jobs", min=1, help="Processes that read files; the number of cores if not given.")]
 Json = Annotated[bool, typer.Option("--json", help='JSON lines on standard output; the last is {"event": "done", ...}.')]
-Cache = Annotated[bool, typer.Option("--cache/--no-cache", help="Keep features by content, so that a second run reads them again.")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep features of files seen before.")]

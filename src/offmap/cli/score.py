@@ -37,7 +37,7 @@ def score(
     device: options.Device = "auto",
     trust_classifier: options.TrustClassifier = False,
     expect: options.Expect = None,
-    cache: options.Cache = True,
+    no_cache: options.NoCache = False,
     json_lines: options.Json = False,
 ) -> None:
     """Score images: one row an item, with a degree in bits and a verdict."""
@@ -50,7 +50,7 @@ def score(
     start = time.monotonic()
     with progress(json_lines) as tell:
         summary = loaded.score_to(
-            inputs, out, maps=maps, report=report, jobs=jobs, include_identifiers=include_identifiers, progress=tell, use_cache=cache
+            inputs, out, maps=maps, report=report, jobs=jobs, include_identifiers=include_identifiers, progress=tell, use_cache=not no_cache
         )
     seconds = round(time.monotonic() - start, 2)
     places = {"out": out, "maps": maps, "report": report and report / "index.html"}
