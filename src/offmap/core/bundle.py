@@ -86,11 +86,7 @@ def write(folder: Path, manifest: Mapping[str, Any], stages: Stages, *, extra: M
         ConfigError: the folder holds something that is no gate, the manifest is not JSON, a name is not allowed, a tensor
             is not finite or of a kind that cannot be kept, or the disk refuses.
     """
-    encoded = {file_of(name): _encode(name, tensors) for name, tensors in sorted(stages.items()) if tensors}
-    contents = encoded | dict(sorted((extra or {}).items()))
-    if len(contents) != len(encoded) + len(extra or {}):
-        raise ConfigError("a file of extra has the name of a stage's file")
-    text = schema.build(manifest, {name: _described(tensors) for name, tensors in stages.items()}, contents, offmap.__version__)
+    contents, text = _compose(manifest, stages, extra or {})
     try:
         target = folder.resolve()
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -105,6 +101,11 @@ def write(folder: Path, manifest: Mapping[str, Any], stages: Stages, *, extra: M
     except (OSError, RuntimeError) as error:
         raise ConfigError(f"the gate {folder} cannot be written ({type(error).__name__}: {getattr(error, 'strerror', '')})") from error
     return _identity(text)
+
+
+def identity(manifest: Mapping[str, Any], stages: Stages, *, extra: Mapping[str, bytes] | None = None) -> str:
+    """The id that ``write`` would give, without writing."""
+    return _identity(_compose(manifest, stages, extra or {})[1])
 
 
 def read(folder: Path, *, expect: str | None = None) -> Bundle:
@@ -148,6 +149,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         BundleError: as ``read``.
     """
     return schema.parse(_manifest(folder), str(folder / MANIFEST), offmap.__version__)
+
+
+def _compose(manifest: Mapping[str, Any], stages: Stages, extra: Mapping[str, bytes]) -> tuple[dict[str, bytes], bytes]:
+    """Content of every file but the manifest, and the manifest."""
+    encoded = {file_of(name): _encode(name, tensors) for name, tensors in sorted(stages.items()) if tensors}
+    contents = encoded | dict(sorted(extra.items()))
+    if len(contents) != len(encoded) + len(extra):
+        raise ConfigError("a file of extra has the name of a stage's file")
+    described = {name: _described(tensors) for name, tensors in stages.items()}
+    return contents, schema.build(manifest, described, contents, offmap.__version__)
 
 
 def _identity(text: bytes) -> str:
