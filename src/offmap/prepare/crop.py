@@ -38,7 +38,7 @@ class Crop(Step):
         return dataclasses.replace(
             image,
             pixels=_cut(image.pixels, starts, side, self.fill),
-            mask=None if image.mask is None else _cut(image.mask, starts, side, False),
+            mask=None if image.mask is None else _cut(image.mask, starts, side, 0.0),
             frame=_frame(image.frame, image.spatial, starts, side),
         )
 

@@ -11,10 +11,8 @@ import numpy as np
 from jaxtyping import Bool, Float32
 from PIL import Image
 
-Pixels = Float32[np.ndarray, "c *s"]
 
-
-def resample(pixels: Pixels, size: Sequence[int]) -> Pixels:
+def resample(pixels: Float32[np.ndarray, "c *s"], size: Sequence[int]) -> Float32[np.ndarray, "c *t"]:
     """Pixels on a grid of another size over the same field of view.
 
     Reducing averages with a triangle as wide as two new pixels (no aliasing); enlarging interpolates linearly.

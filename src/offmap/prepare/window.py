@@ -64,11 +64,10 @@ class Window(Step):
 
     def __call__(self, image: Image) -> Image:
         """As ``Step``; refused are ``non_finite`` pixels and images without contrast in the window (``constant``)."""
-        pixels = self._scaled(image)
-        low, high = float(pixels.min()), float(pixels.max())
-        if not (np.isfinite(low) and np.isfinite(high)):
+        if not (np.isfinite(image.pixels.min()) and np.isfinite(image.pixels.max())):
             raise ReadError("non_finite", "the image holds NaN or infinite pixels")
-        if low == high:
+        pixels = self._scaled(image)
+        if pixels.min() == pixels.max():
             raise ReadError("constant", f"all pixels have one value after windowing ({self.describe()})")
         return dataclasses.replace(image, pixels=pixels)
 
