@@ -15,7 +15,7 @@ from offmap.core.errors import ConfigError
 from offmap.core.types import Signals
 from offmap.represent.digest import tensors_sha256
 from offmap.represent.hub_files import Files, find_folder, read_files, read_input
-from offmap.represent.hub_model import Hidden, build, default_layers, hidden_of
+from offmap.represent.hub_model import Hidden, base_of, build, default_layers, hidden_of
 from offmap.represent.layers import chosen, joined, map_names, map_signals, normalise, read_layers, wanted
 
 KEPT = 200_000_000
@@ -145,7 +145,7 @@ def input_from(values: Mapping[str, Any]) -> Input:
 
 
 def _head(model: nn.Module) -> nn.Linear | None:
-    base = {id(m) for m in getattr(model, str(getattr(model, "base_model_prefix", "")), model).modules()}
+    base = {id(m) for m in base_of(model).modules()}
     linear = [m for m in model.modules() if isinstance(m, nn.Linear) and id(m) not in base]
     return linear[-1] if linear else None
 

@@ -111,11 +111,19 @@ def _complete(model: nn.Module, info: Mapping[str, Any], who: str) -> None:
         raise ConfigError(f"{who}: weights are not finite: {', '.join(bad[:4])}")
 
 
+def base_of(model: nn.Module) -> nn.Module:
+    """The encoder inside a model with a classification head; the model itself otherwise."""
+    from transformers import PreTrainedModel
+
+    if not type(model).__name__.endswith("ForImageClassification"):
+        return model
+    return next((m for m in model.children() if isinstance(m, PreTrainedModel)), model)
+
+
 def hidden_of(model: nn.Module, pixels: Tensor, head: nn.Linear | None) -> Hidden:
     """Run the model once and read its hidden states, class token, logits and the head's input."""
     kept: dict[str, Any] = {}
-    base = getattr(model, str(getattr(model, "base_model_prefix", "")), model)
-    hooks = [base.register_forward_hook(lambda _, args, out: kept.update(base=out))]
+    hooks = [base_of(model).register_forward_hook(lambda _, args, out: kept.update(base=out))]
     if head is not None:
         hooks.append(head.register_forward_pre_hook(lambda _, args: kept.update(penultimate=args[0])))
     options: dict[str, Any] = (

@@ -1,0 +1,217 @@
+"""The user's own network: a module given as a Python object, or a `torch.export` program file that the user trusts."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from offmap.core.encoder import Encoder, Input
+from offmap.core.errors import ConfigError
+from offmap.core.types import Signals
+from offmap.represent.digest import tensors_sha256
+from offmap.represent.layers import chosen, joined, map_signals, normalise, spatial_stats, wanted
+from offmap.represent.program import open_program
+from offmap.represent.trace import Trace, evaluating, find_head, stages, watched
+
+CHUNK = 32
+"""Images a pass: bounds the memory of the maps."""
+
+PENULTIMATE = "penultimate"
+"""Layer name of the head's input."""
+
+
+class ClassifierEncoder(Encoder):
+    """Signals of a network that somebody else trained, read through forward hooks.
+
+    ``features.penultimate`` (the input of the head) is the last layer; before it come the parts that end last at each map size
+    (``layer1`` to ``layer4`` of a ResNet), or those named. A part that gives ``(N, C, h, w)`` gives ``feature_map.<name>`` and its
+    mean and deviation, one that gives tokens ``(N, T, C)`` their mean and deviation, one that gives ``(N, D)`` itself.
+    The head gives ``logits``, ``head.weight`` and ``head.bias``. Without a head there are features only, with the module's own
+    output as the layer ``output``. The module runs in eval mode without gradients, and gets its modes back after each pass.
+
+    Args:
+        module: takes ``(N, C, size, size)``, returns one tensor.
+        name: ``classifier`` or ``classifier:FILE``.
+        layers: dotted names of parts, as ``module.named_modules()`` gives them; the ends of the stages when empty.
+        head: dotted name of the linear layer that gives the logits; found when None.
+        spec: what the module was trained to see. When None: 224 pixels, the channels of its first convolution,
+            mean and deviation of ImageNet for three channels and 0.5 for one.
+        sha256: digest to record; that of the weights and the tree of parts when empty.
+
+    Raises:
+        ConfigError: unknown layer or head, an output that is no tensor, a module that is not deterministic or cannot take the input.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        name: str = "classifier",
+        *,
+        layers: Sequence[str] = (),
+        head: str | None = None,
+        spec: Input | None = None,
+        device: torch.device | str = "cpu",
+        sha256: str = "",
+    ) -> None:
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ConfigError("TorchScript modules take no hooks: pass the Python module itself, or a torch.export program")
+        self.name = name
+        self.input = default_input(module) if spec is None else spec
+        self.sha256 = sha256 or tensors_sha256(module.state_dict(), note=_tree(module))
+        self._module = _on(module, torch.device(device))
+        trace = self._dry_run()
+        self._head = find_head(self._module, trace, head)
+        parts = chosen([n for n in layers if n != PENULTIMATE], tuple(trace.calls), name) if layers else stages(trace)
+        self._parts = {n: trace.calls[n].gave.ndim for n in parts}
+        self._check_parts()
+        last = PENULTIMATE if self._head else "output" if not self._parts or trace.output.ndim == 2 else ""
+        self.layers = (*parts, last) if last else parts
+        self.provides = self._provided()
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        *,
+        trust: bool = False,
+        layers: Sequence[str] = (),
+        head: str | None = None,
+        spec: Input | None = None,
+        device: torch.device | str = "cpu",
+    ) -> "ClassifierEncoder":
+        """Open a `torch.export` program.
+
+        Args:
+            trust: the user knows that the file is a program and lets it run.
+
+        Raises:
+            ConfigError: not trusted, no such program (TorchScript, bare weights), or as the class.
+            NotAvailableError: there is no such file.
+        """
+        program = open_program(path, trust=trust, device=device)
+        return cls(
+            program.module,
+            f"classifier:{path}",
+            layers=layers or program.layers,
+            head=head,
+            spec=spec if spec is not None else program.input,
+            device=device,
+            sha256=program.sha256,
+        )
+
+    def _dry_run(self) -> Trace:
+        """Two passes over one random image: what the parts give, and whether they give it twice."""
+        size, rng = self.input.size, torch.Generator().manual_seed(0)
+        pixels = self._pixels(torch.rand(2, self.input.channels, size, size, generator=rng))
+        try:
+            with evaluating(self._module):
+                traces = [watched(self._module, None, pixels) for _ in range(2)]
+                watched(self._module, frozenset(), pixels[:1])
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise ConfigError(
+                f"{self.name} cannot take a batch of shape {tuple(pixels.shape)}, or one image of it: {str(error)[:400]}"
+            ) from error
+        if not torch.allclose(traces[0].output, traces[1].output, rtol=1e-4, atol=1e-5):
+            raise ConfigError(
+                f"{self.name} gives different outputs for the same images: was it exported in training mode, with dropout on?"
+            )
+        return traces[0]
+
+    def _check_parts(self) -> None:
+        for name, ndim in self._parts.items():
+            if ndim not in (2, 3, 4):
+                raise ConfigError(f"layer {name!r} of {self.name} gives {ndim} axes; (N, D), (N, T, C) or (N, C, h, w) expected")
+
+    def _provided(self) -> frozenset[str]:
+        maps = [n for n, ndim in self._parts.items() if ndim == 4]
+        names = {"image", "features.last", *(f"features.{n}" for n in self.layers), *(f"feature_map.{n}" for n in maps)}
+        names |= {"feature_map.last"} if maps else set()
+        return frozenset(names | ({"logits", "head.weight", "head.bias"} if self._head else set()))
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        first = next(self._module.parameters(), torch.empty(0))
+        pixels = normalise(images.to(first.device), self.input).expand(-1, self.input.channels, *images.shape[2:])
+        return pixels.to(first.dtype).contiguous()
+
+    def encode(self, images: Float[Tensor, "n c h w"], needs: frozenset[str]) -> Signals:
+        """As ``Encoder.encode``.
+
+        Raises:
+            SignalError: neither 1 nor 3 channels.
+        """
+        want = wanted(needs, self.provides, self.layers)
+        signals = {"image": images} if "image" in want else {}
+        if self._head is not None:
+            head = self._module.get_submodule(self._head)
+            weight, bias = head.get_parameter("weight").detach().float(), getattr(head, "bias", None)
+            given = {"head.weight": weight, "head.bias": weight.new_zeros(len(weight)) if bias is None else bias.detach().float()}
+            signals |= {k: v for k, v in given.items() if k in want}
+        if not want - {"image", "head.weight", "head.bias"}:
+            return signals
+        return signals | joined([self._signals(part, want) for part in images.split(CHUNK)])
+
+    def _signals(self, images: Tensor, want: frozenset[str]) -> dict[str, Tensor]:
+        with evaluating(self._module):
+            trace = watched(self._module, frozenset(self._parts) | ({self._head} if self._head else set()), self._pixels(images))
+        gave = {n: trace.calls[n].gave.float() for n in self._parts}
+        maps = {n: v for n, v in gave.items() if v.ndim == 4}
+        signals = map_signals(maps, want - {"features.last"}, next(reversed(maps), ""))
+        vectors = {n: spatial_stats(v.transpose(1, 2)) if v.ndim == 3 else v for n, v in gave.items() if v.ndim < 4}
+        if self._head:
+            vectors[PENULTIMATE] = trace.calls[self._head].given.float()
+            signals |= {"logits": trace.calls[self._head].gave.float()} if "logits" in want else {}
+        elif self.layers[-1] == "output":
+            vectors["output"] = trace.output.float() if trace.output.ndim == 2 else spatial_stats(trace.output.float())
+        named = signals | {f"features.{n}": v for n, v in vectors.items() if f"features.{n}" in want}
+        if "features.last" in want:
+            last = self.layers[-1]
+            named["features.last"] = vectors[last] if last in vectors else spatial_stats(maps[last])
+        return named
+
+    def to(self, device: torch.device | str) -> "ClassifierEncoder":
+        """The same encoder on another device; the user's module stays where it is."""
+        other = copy.copy(self)
+        other._module = _on(self._module, torch.device(device))
+        return other
+
+    def state(self) -> None:
+        """None: the module is given again when a gate is loaded."""
+        return
+
+    def config(self) -> dict[str, Any]:
+        """Layers, head, input and digest."""
+        return {
+            "kind": "classifier",
+            "name": self.name,
+            "sha256": self.sha256,
+            "layers": list(self._parts),
+            "head": self._head,
+            "input": asdict(self.input),
+        }
+
+
+def _on(module: nn.Module, device: torch.device) -> nn.Module:
+    here = next((t.device for t in (*module.parameters(), *module.buffers())), device)
+    return module if here.type == device.type and device.index in (None, here.index) else copy.deepcopy(module).to(device)
+
+
+def _tree(module: nn.Module) -> str:
+    return "\n".join(f"{name} {type(part).__name__}" for name, part in module.named_modules())
+
+
+def default_input(module: nn.Module) -> Input:
+    """224 pixels; ImageNet's mean and deviation for a first convolution of three channels, 0.5 for one of one.
+
+    Raises:
+        ConfigError: the first convolution takes another number of channels.
+    """
+    channels = next((m.in_channels for m in module.modules() if isinstance(m, nn.Conv2d)), 3)
+    known: Mapping[int, Input] = {1: Input(224, 1, (0.5,), (0.5,)), 3: Input(224, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
+    if channels not in known:
+        raise ConfigError(f"the classifier's first convolution takes {channels} channels; offmap gives 1 or 3")
+    return known[channels]

@@ -1,0 +1,149 @@
+"""Encoders by their name on the command line, and again from a gate."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from offmap.core.encoder import Encoder, Input
+from offmap.core.errors import BundleError, ConfigError, OODError
+from offmap.represent.device import resolve_device
+from offmap.represent.encoder import BuiltinEncoder
+
+Given = str | nn.Module
+
+
+def open_encoder(
+    spec: Given,
+    *,
+    layers: Sequence[str] = (),
+    device: str = "cpu",
+    trust_classifier: bool = False,
+    input: Input | None = None,
+    head: str | None = None,
+) -> Encoder:
+    """Open an encoder.
+
+    Args:
+        spec: ``builtin``, ``hub:NAME_OR_DIR``, ``classifier:FILE``, or the user's own module.
+        layers: those to give; the encoder's default ones when empty.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        trust_classifier: lets a program file run.
+        input: what the network wants to see, in place of what its files or defaults say; of ``builtin`` only the size can change.
+        head: dotted name of a classifier's head; found when None.
+
+    Raises:
+        ConfigError: unknown kind, layer or head, or files that make no sense.
+        NotAvailableError: a missing file, package or device.
+    """
+    place = resolve_device(device)
+    if isinstance(spec, nn.Module):
+        return _classifier(spec, layers=layers, device=place, trust=trust_classifier, spec=input, head=head)
+    kind, _, rest = spec.partition(":")
+    if kind == "classifier" and rest:
+        return _classifier(Path(rest), layers=layers, device=place, trust=trust_classifier, spec=input, head=head)
+    if head is not None:
+        raise ConfigError(f"head = {head!r} goes with a classifier, not with {spec}")
+    if spec == "builtin":
+        return _builtin(layers, input, place)
+    if kind == "hub" and rest:
+        from offmap.represent.hub import HubEncoder
+
+        return HubEncoder.open(rest, layers=layers, spec=input, device=place)
+    raise ConfigError(f"encoder {spec!r} is unknown; use builtin, hub:NAME_OR_DIR or classifier:FILE")
+
+
+def _builtin(layers: Sequence[str], spec: Input | None, device: torch.device) -> BuiltinEncoder:
+    encoder = BuiltinEncoder.shipped(layers=layers, size=None if spec is None else spec.size, device=device)
+    if spec is not None and spec != encoder.input:
+        raise ConfigError(f"the built-in encoder was trained with {encoder.input}; only the size can change")
+    return encoder
+
+
+def _classifier(
+    module: nn.Module | Path, *, layers: Sequence[str], device: torch.device, trust: bool, spec: Input | None, head: str | None
+) -> Encoder:
+    from offmap.represent.classifier import ClassifierEncoder
+
+    if isinstance(module, Path):
+        return ClassifierEncoder.open(module, trust=trust, layers=layers, head=head, spec=spec, device=device)
+    return ClassifierEncoder(module, layers=layers, head=head, spec=spec, device=device)
+
+
+def rebuild(
+    config: Mapping[str, Any],
+    state: Mapping[str, Tensor] | None,
+    *,
+    given: Given | None = None,
+    trust_classifier: bool = False,
+    device: str = "cpu",
+) -> Encoder:
+    """Build the encoder of a gate again.
+
+    Args:
+        config, state: what ``Encoder.config`` and ``Encoder.state`` gave when the gate was written.
+        given: the encoder as the user names it now; needed where the gate keeps no weights, checked against the gate otherwise.
+        trust_classifier: lets a program file run; a gate alone never does.
+        device: as in ``open_encoder``.
+
+    Raises:
+        BundleError: the configuration is damaged, weights are needed and not given, or the SHA-256 is not the recorded one.
+        NotAvailableError: a missing file, package or device.
+        ConfigError: a program file that is not trusted.
+    """
+    kind = config.get("kind")
+    if kind in ("slices", "patches"):
+        base = rebuild(config["base"], state, given=given, trust_classifier=trust_classifier, device=device)
+        return _wrapped(config, base)
+    if kind not in ("builtin", "hub", "classifier"):
+        raise BundleError(f"the gate's encoder is of kind {kind!r}; builtin, hub or classifier expected")
+    if given is None and (state is None or kind == "classifier"):
+        raise BundleError(
+            f"the gate holds no weights of its encoder {config.get('name')} (SHA-256 {config.get('sha256')}): give it again with "
+            "--encoder (and --trust-classifier for a program file), or offmap.load(path, encoder=module)"
+        )
+    encoder = _given(config, given, trust_classifier, device) if given is not None else _kept(config, state or {}, device)
+    if encoder.sha256 != config.get("sha256"):
+        raise BundleError(
+            f"encoder {encoder.name} has SHA-256 {encoder.sha256}, "
+            f"the gate was fitted on {config.get('name')} with {config.get('sha256')}: its scores would mean nothing"
+        )
+    return encoder
+
+
+def _given(config: Mapping[str, Any], given: Given, trust: bool, device: str) -> Encoder:
+    from offmap.represent.hub import input_from
+
+    kind = "classifier" if isinstance(given, nn.Module) else given.partition(":")[0]
+    if kind != config["kind"]:
+        raise BundleError(f"encoder {kind} was given, the gate was fitted on {config.get('name')}")
+    if kind == "builtin":
+        return BuiltinEncoder.shipped(layers=config["layers"], size=config["size"], device=resolve_device(device))
+    return open_encoder(
+        given, layers=config["layers"], device=device, trust_classifier=trust, input=input_from(config["input"]), head=config.get("head")
+    )
+
+
+def _kept(config: Mapping[str, Any], state: Mapping[str, Tensor], device: str) -> Encoder:
+    place = resolve_device(device)
+    try:
+        if config["kind"] == "builtin":
+            return BuiltinEncoder.from_bundle(config, state, device=place)
+        from offmap.represent.hub import HubEncoder
+
+        return HubEncoder.from_bundle(config, state, device=place)
+    except (KeyError, TypeError, ConfigError) as error:
+        text = str(error) if isinstance(error, OODError) else f"{type(error).__name__} {error}"
+        raise BundleError(f"the gate's encoder cannot be built again: {text}") from error
+
+
+def _wrapped(config: Mapping[str, Any], base: Encoder) -> Encoder:
+    from offmap.represent.patches import Cut, Patches
+    from offmap.represent.slices import SliceWise
+
+    try:
+        return SliceWise(base, tuple(config["pool"])) if config["kind"] == "slices" else Patches(base, Cut(**config["cut"]))
+    except (KeyError, TypeError, ConfigError) as error:
+        raise BundleError(f"the gate's encoder of volumes cannot be built again: {error}") from error
