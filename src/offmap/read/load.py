@@ -123,9 +123,14 @@ def _outcome(source: Source, part: Part, file_digest: str, known: Callable[[str]
             check_pixels(image.pixels)
     except Exception as error:
         return refusal(item, error)
+    return described(replace(image, item=item, digest=part_of), source)
+
+
+def described(image: Image, source: Source) -> Image:
+    """The image with what the manifest says of it: its columns in ``meta``, its patient in ``group``."""
     meta = {**image.meta, **{k: v for k, v in source.meta.items() if k not in PATIENT_COLUMNS}}
     group = next((group_key(source.meta[c]) for c in PATIENT_COLUMNS if source.meta.get(c)), image.group)
-    return replace(image, item=item, digest=part_of, meta=meta, group=group)
+    return replace(image, meta=meta, group=group)
 
 
 def check_pixels(pixels: np.ndarray) -> None:
