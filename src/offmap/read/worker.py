@@ -1,0 +1,93 @@
+"""The child's side of ``workers``: a process that reads files, can be killed at any time, and never imports torch.
+
+Standard input brings the work and batches of sources (pickled by the parent, which is trusted); a private copy of
+standard output takes messages back. What decoders print goes nowhere, since it may quote the file.
+"""
+
+import logging
+import os
+import pickle
+import signal
+import struct
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
+
+from offmap.core.types import Source
+from offmap.read.messages import Message, encode
+
+Work = Callable[[Source], Iterator[Message]]
+
+LENGTH = struct.Struct("<Q")
+
+
+def main() -> None:
+    """Serve requests until standard input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    requests, replies = _private_streams()
+    try:
+        work, memory_bytes = pickle.loads(_request(requests) or b"")  # noqa: S301  the parent's own bytes
+    except Exception as error:
+        _reply(replies, {"failed": f"{type(error).__name__}: {error}"}, None)
+        return
+    _limit(memory_bytes)
+    _reply(replies, {"ready": True}, None)
+    try:
+        while request := _request(requests):
+            for index, source in enumerate(pickle.loads(request)):  # noqa: S301  the parent's own bytes
+                _serve(work, source, index, replies)
+    except BrokenPipeError:
+        os._exit(0)
+
+
+def _serve(work: Work, source: Source, index: int, replies: BinaryIO) -> None:
+    try:
+        for message in work(source):
+            _reply(replies, {"task": index}, message)
+    except BrokenPipeError:
+        raise
+    except MemoryError:
+        detail = "reading needs more memory than the limit"
+        _reply(replies, {"task": index}, ({"item": source.item, "reason": "bomb", "detail": detail}, []))
+    except Exception as error:
+        detail = f"an unexpected {type(error).__name__}"
+        _reply(replies, {"task": index}, ({"item": source.item, "reason": "failed", "detail": detail}, []))
+    _reply(replies, {"task": index, "end": True}, None)
+
+
+def _private_streams() -> tuple[BinaryIO, BinaryIO]:
+    """Copies of standard input and output; the originals and standard error then lead nowhere."""
+    requests = os.fdopen(os.dup(0), "rb")
+    replies = os.fdopen(os.dup(1), "wb", buffering=1 << 20)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(nowhere, number)
+    sys.stdin, sys.stdout, sys.stderr = open(os.devnull), open(os.devnull, "w"), open(os.devnull, "w")
+    return requests, replies
+
+
+def _limit(memory_bytes: int) -> None:
+    try:
+        import resource
+    except ImportError:  # Windows has no such limits
+        return
+    for kind, size in ((resource.RLIMIT_AS, memory_bytes), (resource.RLIMIT_CORE, 0)):
+        try:
+            hard = resource.getrlimit(kind)[1]
+            resource.setrlimit(kind, (size if hard == resource.RLIM_INFINITY else min(size, hard), hard))
+        except (OSError, ValueError):  # macOS refuses an address-space limit
+            continue
+
+
+def _request(requests: BinaryIO) -> bytes:
+    head = requests.read(LENGTH.size)
+    return requests.read(LENGTH.unpack(head)[0]) if len(head) == LENGTH.size else b""
+
+
+def _reply(replies: BinaryIO, envelope: dict[str, object], message: Message | None) -> None:
+    for piece in encode(envelope, message):
+        replies.write(piece)
+    replies.flush()
