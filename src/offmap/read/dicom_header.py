@@ -16,20 +16,61 @@ from offmap.core.errors import ReadError
 from offmap.read import tags
 from offmap.read.limits import Limits
 
+_TABLES = tuple(
+    name.format(colour)
+    for colour in ("Red", "Green", "Blue")
+    for name in ("{}PaletteColorLookupTableDescriptor", "{}PaletteColorLookupTableData", "Segmented{}PaletteColorLookupTableData")
+)
 _NEEDED = (
-    "SOPClassUID Modality Manufacturer ManufacturerModelName BodyPartExamined ViewPosition MagneticFieldStrength KVP "
-    "SliceThickness SpacingBetweenSlices PatientID IssuerOfPatientID InstanceNumber ImagePositionPatient ImageOrientationPatient "
-    "PixelSpacing ImagerPixelSpacing SamplesPerPixel PhotometricInterpretation PlanarConfiguration NumberOfFrames Rows Columns "
-    "BitsAllocated BitsStored HighBit PixelRepresentation RescaleSlope RescaleIntercept WindowCenter WindowWidth "
-    "ModalityLUTSequence SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence GridFrameOffsetVector "
-    "RedPaletteColorLookupTableDescriptor GreenPaletteColorLookupTableDescriptor BluePaletteColorLookupTableDescriptor "
-    "RedPaletteColorLookupTableData GreenPaletteColorLookupTableData BluePaletteColorLookupTableData "
-    "SegmentedRedPaletteColorLookupTableData SegmentedGreenPaletteColorLookupTableData SegmentedBluePaletteColorLookupTableData "
-    "ExtendedOffsetTable ExtendedOffsetTableLengths"
-).split()
+    "SOPClassUID",
+    "Modality",
+    "Manufacturer",
+    "ManufacturerModelName",
+    "BodyPartExamined",
+    "ViewPosition",
+    "MagneticFieldStrength",
+    "KVP",
+    "SliceThickness",
+    "SpacingBetweenSlices",
+    "PatientID",
+    "IssuerOfPatientID",
+    "InstanceNumber",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "ImagerPixelSpacing",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "PlanarConfiguration",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "WindowCenter",
+    "WindowWidth",
+    "ModalityLUTSequence",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+    "GridFrameOffsetVector",
+    "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths",
+    *_TABLES,
+)
 _IDENTIFIERS = (
-    "PatientName PatientID PatientBirthDate StudyDate AccessionNumber StudyInstanceUID SeriesInstanceUID SOPInstanceUID"
-).split()
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "StudyDate",
+    "AccessionNumber",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "SOPInstanceUID",
+)
 _DEVICE_TEXT = {"manufacturer": "Manufacturer", "model": "ManufacturerModelName"}
 _DEVICE_CODE = {"body_part": "BodyPartExamined", "view": "ViewPosition"}
 _DEVICE_NUMBER = {"field_strength_t": "MagneticFieldStrength", "kvp": "KVP", "slice_thickness_mm": "SliceThickness"}
@@ -86,7 +127,7 @@ def read(file: BinaryIO, *, stored: int, limits: Limits, identifiers: bool = Fal
         raise ReadError("unreadable", f"the DICOM header cannot be read ({type(error).__name__})") from error
     end = min(file.tell(), stored)
     big = syntax == tags.BIG_ENDIAN
-    whole = _check_header(file, start, end, implicit=not data.original_encoding[0] is False, big=big)
+    whole = _check_header(file, start, end, big=big)
     file.seek(end)
     element = file.read(12)
     if len(element) < 8:
@@ -114,16 +155,14 @@ def _inflated(file: BinaryIO, start: int, stored: int, limits: Limits) -> tuple[
     return BytesIO(head + plain), len(head) + len(plain), len(head)
 
 
-def _check_header(file: BinaryIO, start: int, end: int, *, implicit: bool, big: bool) -> bool:
+def _check_header(file: BinaryIO, start: int, end: int, *, big: bool) -> bool:
     """Whether the header ends where its elements say; refuses deep nesting."""
     if end - start > _MAX_HEADER:
         raise ReadError("bomb", f"the DICOM header has {end - start:,} bytes")
     file.seek(start)
     data = file.read(end - start)
-    if len(data) > 8 and not data[4:6].isalpha():
-        implicit = True
     last = 0
-    for element in tags.walk(data, implicit=implicit, big=big):
+    for element in tags.walk(data, implicit=not data[4:6].isalpha(), big=big):
         if element.depth == 0 and element.length != 0xFFFFFFFF:
             last = element.at + element.length
     return last <= len(data)

@@ -140,10 +140,7 @@ class Frames:
         Raises:
             ReadError: ``truncated``, ``bad_geometry``, ``bad_photometric`` or ``unreadable``.
         """
-        if self.header.syntax in NATIVE:
-            pixels = self._native(index)
-        else:
-            pixels = self._compressed(index)
+        pixels = self._native(index) if self.header.syntax in NATIVE else self._compressed(index)
         expected = (self.layout.rows, self.layout.columns) + ((3,) if self.layout.samples == 3 else ())
         if pixels.shape != expected:
             raise ReadError("bad_geometry", f"a frame has the shape {pixels.shape}, the header says {expected}")

@@ -180,9 +180,11 @@ def _hashed(file: BinaryIO, size: int) -> tuple[str, BinaryIO]:
     if size <= _SMALL:
         data = file.read()
         return hashlib.sha256(data).hexdigest(), BytesIO(data)
-    found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = hashlib.sha256()
+    while chunk := file.read(1 << 20):
+        found.update(chunk)
     file.seek(0)
-    return found, file
+    return found.hexdigest(), file
 
 
 def _series_digest(source: Source, limits: Limits) -> str:

@@ -87,11 +87,11 @@ def encode(envelope: dict[str, Any], message: Message | None) -> list[bytes | me
         message: header and arrays; None for an envelope alone.
     """
     header, arrays = message if message is not None else ({}, [])
-    dense = [np.ascontiguousarray(a) for a in arrays]
-    kinds = [[a.dtype.newbyteorder("=").str, list(a.shape)] for a in dense]
+    dense = [np.ascontiguousarray(a, a.dtype.newbyteorder("=")) for a in arrays]
+    kinds = [[a.dtype.str, list(a.shape)] for a in dense]
     text = json.dumps({**envelope, "header": header, "arrays": kinds}, ensure_ascii=False, separators=(",", ":"))
     raw = text.encode("utf-8", "surrogatepass")
-    bodies: list[bytes | memoryview] = [memoryview(a.astype(a.dtype.newbyteorder("="), copy=False).reshape(-1).view(np.uint8)) for a in dense]
+    bodies = [_raw(a) for a in dense]
     return [_HEAD.pack(len(raw), sum(len(b) for b in bodies)), raw, *bodies]
 
 
@@ -125,9 +125,13 @@ def decode(read_into: Callable[[memoryview], bool], *, limit: int) -> tuple[dict
     if sum(a.nbytes for a in arrays) != body_size:
         raise ValueError("a message announces other arrays than it holds")
     for array in arrays:
-        if array.nbytes and not read_into(memoryview(array.reshape(-1).view(np.uint8))):
+        if array.nbytes and not read_into(_raw(array)):
             return None
     return envelope, (header, arrays)
+
+
+def _raw(array: np.ndarray) -> memoryview:
+    return array.reshape(-1).view(np.uint8).data
 
 
 def _empty(kind: Any, limit: int) -> np.ndarray:

@@ -115,7 +115,7 @@ def _header(stream: IO[bytes]) -> _Nifti:
     shape, times = _shape(dims)
     if not 0 <= offset <= _MAX_OFFSET:
         raise ReadError("unreadable", "the NIfTI header says that voxels begin at an impossible place")
-    if dtype.kind not in "buif" and dtype.names not in (("R", "G", "B"), ("R", "G", "B", "A")) or dtype.itemsize > 8:
+    if (dtype.kind not in "buif" and dtype.names not in (("R", "G", "B"), ("R", "G", "B", "A"))) or dtype.itemsize > 8:
         raise ReadError("unsupported", "NIfTI voxels that are complex or of extended precision are not read")
     orientation, spacing = _geometry(header, min(3, dims[0]))
     start = max(int(offset), len(raw))

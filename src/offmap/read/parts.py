@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 from offmap.core.types import Image
 
-_TALKATIVE = ("pydicom", "pylibjpeg", "tifffile", "nibabel", "PIL")
+_TALKATIVE = tuple(logging.getLogger(name) for name in ("pydicom", "pylibjpeg", "tifffile", "nibabel", "PIL"))
+for _logger in _TALKATIVE:
+    _logger.addHandler(logging.NullHandler())  # else Python's last resort prints what does not propagate
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +54,13 @@ def part_digest(file_digest: str, part: str = "") -> str:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Drop the warnings and log lines of the format libraries: they quote values, which may be patient data."""
-    loggers = [logging.getLogger(name) for name in _TALKATIVE]
-    before = [(logger.propagate, logger.disabled) for logger in loggers]
-    handler = logging.NullHandler()
-    for logger in loggers:
+    before = [logger.propagate for logger in _TALKATIVE]
+    for logger in _TALKATIVE:
         logger.propagate = False
-        logger.addHandler(handler)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, (propagate, disabled) in zip(loggers, before, strict=True):
-            logger.propagate, logger.disabled = propagate, disabled
-            logger.removeHandler(handler)
+        for logger, propagate in zip(_TALKATIVE, before, strict=True):
+            logger.propagate = propagate

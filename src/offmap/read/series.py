@@ -60,7 +60,9 @@ def _reader(member: Path, index: int, limits: Limits, identifiers: bool) -> Call
 def _slice(opened: DicomFile, index: int) -> Slice:
     lay = opened.layout
     channels = 3 if lay.samples == 3 or lay.photometric == "PALETTE COLOR" else 1
-    return Slice(opened.plane(index), (channels, lay.rows, lay.columns), opened.header.data.get("Modality") or "", lambda: opened.image(index))
+    return Slice(
+        opened.plane(index), (channels, lay.rows, lay.columns), opened.header.data.get("Modality") or "", lambda: opened.image(index)
+    )
 
 
 def stack(slices: Sequence[Slice], limits: Limits) -> Image:

@@ -109,7 +109,7 @@ def _colour(pixels: np.ndarray, page: Any) -> np.ndarray:
     if kind in (_MINISBLACK, _MINISWHITE) and samples <= 2:
         grey = _without_alpha(pixels, page)
         return _inverted(grey, _bits(page)) if kind == _MINISWHITE else grey
-    if kind == _RGB and samples in (3, 4) or (kind == _YCBCR and samples == 3 and int(page.compression) in _JPEG):
+    if (kind == _RGB and samples in (3, 4)) or (kind == _YCBCR and samples == 3 and int(page.compression) in _JPEG):
         return _without_alpha(pixels, page)
     if kind == _CMYK and samples == 4 and pixels.dtype == np.uint8:
         ink = pixels.astype(np.float32) / 255
@@ -140,4 +140,5 @@ def _palette(index: np.ndarray, colormap: np.ndarray) -> np.ndarray:
 def _inverted(grey: np.ndarray, bits: int) -> np.ndarray:
     if grey.dtype.kind != "u":
         raise ReadError("unsupported", "white-is-zero with signed or floating-point samples is not read")
-    return (grey.dtype.type((1 << bits) - 1) - grey).astype(grey.dtype)
+    inverted: np.ndarray = np.subtract((1 << bits) - 1, grey, dtype=grey.dtype)
+    return inverted

@@ -9,7 +9,6 @@ import os
 import pickle
 import signal
 import struct
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
@@ -65,7 +64,6 @@ def _private_streams() -> tuple[BinaryIO, BinaryIO]:
     nowhere = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(nowhere, number)
-    sys.stdin, sys.stdout, sys.stderr = open(os.devnull), open(os.devnull, "w"), open(os.devnull, "w")
     return requests, replies
 
 

@@ -43,7 +43,7 @@ class _Task:
     cancelled: bool = False
 
 
-class _Died(Exception):
+class _DeadError(Exception):
     """A worker's stream ended, or made no sense."""
 
 
@@ -63,7 +63,7 @@ class _Process:
             start_new_session=True,
         )
         if self._popen.stdin is None or self._popen.stdout is None:
-            raise _Died
+            raise _DeadError
         self._requests, self._replies = self._popen.stdin, self._popen.stdout
         _widen(self._replies.fileno())
         self.send(setup)
@@ -77,14 +77,14 @@ class _Process:
         """The next message.
 
         Raises:
-            _Died: there is none, or it is malformed.
+            _DeadError: there is none, or it is malformed.
         """
         try:
             received = decode(self._fill, limit=self._limit)
         except (ValueError, KeyError, TypeError, RecursionError, OSError) as error:
-            raise _Died from error
+            raise _DeadError from error
         if received is None:
-            raise _Died
+            raise _DeadError
         return received
 
     def _fill(self, buffer: memoryview) -> bool:
@@ -274,7 +274,9 @@ class Workers:
                     batch = self._attempt(slot, setup, batch)
         except Exception as error:
             with self._changed:
-                self._error = error if isinstance(error, ConfigError) else ConfigError(f"no reader process: {type(error).__name__}: {error}")
+                self._error = (
+                    error if isinstance(error, ConfigError) else ConfigError(f"no reader process: {type(error).__name__}: {error}")
+                )
                 self._changed.notify_all()
         finally:
             if slot.process is not None:
@@ -303,14 +305,14 @@ class Workers:
                 envelope, message = process.receive()
                 slot.waiting_since = math.inf
                 if envelope.get("task") != index:
-                    raise _Died
+                    raise _DeadError
                 if envelope.get("end") is True:
                     self._finish(batch[index])
                     index += 1
                 else:
                     self._deliver(batch[index], message)
             return []
-        except (_Died, OSError):
+        except (_DeadError, OSError):
             self._bury(slot)
             if self._closed or batch[index].cancelled:
                 return []
@@ -337,7 +339,7 @@ class Workers:
         slot.waiting_since = time.monotonic() + _START_SECONDS
         try:
             envelope, _ = process.receive()
-        except _Died as error:
+        except _DeadError as error:
             if self._closed:
                 raise
             raise ConfigError("a reader process could not start") from error
