@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from offmap.report.words import count, number, percent
 
-WIDTH, HEIGHT = 760, 300
-LEFT, RIGHT, TOP, BOTTOM = 58, 18, 42, 52
+WIDTH, HEIGHT = 760, 400
+LEFT, RIGHT, TOP, BOTTOM = 72, 20, 40, 66
 BINS = 48
 SPREAD = 8.0
 """Above this ratio of all scores' range to the calibration scores' range the axis is compressed."""
@@ -126,7 +126,6 @@ def draw(histogram: Histogram, scored: Float[np.ndarray, " m"]) -> Markup:
         _area(heights[0], top, "h-cal"),
         _area(heights[1], top, "h-new"),
         *_threshold_lines(scale, histogram),
-        *_legend(calibration.size, scores.size),
     ]
     label = f"Histogram of {count(calibration.size, 'calibration score')} and {count(scores.size, 'score')} of this run"
     body = Markup("").join(parts)
@@ -166,18 +165,17 @@ def _grid(scale: Axis, top: float) -> list[Markup]:
     for i in range(5):
         y = _y(i / 4)
         out.append(Markup('<line class="h-grid" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(_x(0), _x(1), y, y))
-        out.append(Markup('<text class="h-num" x="{}" y="{}" text-anchor="end">{}</text>').format(LEFT - 8, y + 4, percent(top * i / 4)))
+        out.append(Markup('<text class="h-num" x="{}" y="{}" text-anchor="end">{}</text>').format(LEFT - 8, y + 5, percent(top * i / 4)))
     last = -math.inf
     for tick, place in zip(scale.ticks, scale.place(np.array(scale.ticks)), strict=True):
-        if _x(float(place)) - last < 46:
+        if _x(float(place)) - last < 80:
             continue
         last = _x(float(place))
         out.append(Markup('<line class="h-tick" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(last, last, _y(0), _y(0) + 5))
-        out.append(Markup('<text class="h-num" x="{}" y="{}" text-anchor="middle">{}</text>').format(last, _y(0) + 19, number(tick)))
-    note = {"linear": "", "log": ", logarithmic axis", "compressed": ", axis compressed at the ends"}[scale.name]
-    title = f"score (higher = further from the training images{note})"
-    out.append(Markup('<text class="h-label" x="{}" y="{}" text-anchor="middle">{}</text>').format(_x(0.5), HEIGHT - 10, title))
-    out.append(Markup('<text class="h-label" x="{}" y="{}">share of images</text>').format(8, TOP - 14))
+        out.append(Markup('<text class="h-num" x="{}" y="{}" text-anchor="middle">{}</text>').format(last, _y(0) + 26, number(tick)))
+    title = {"linear": "score", "log": "score (logarithmic axis)", "compressed": "score (axis compressed at the ends)"}[scale.name]
+    out.append(Markup('<text class="h-label" x="{}" y="{}" text-anchor="middle">{}</text>').format(_x(0.5), HEIGHT - 8, title))
+    out.append(Markup('<text class="h-label" x="{}" y="{}">share of images</text>').format(4, 18))
     return out
 
 
@@ -188,19 +186,10 @@ def _threshold_lines(scale: Axis, histogram: Histogram) -> list[Markup]:
         if value is None or not scale.low <= value <= scale.high:
             continue
         x = _x(float(scale.place(np.array(value))))
-        row = TOP + (22 if x - placed < 64 else 8)
+        row = TOP + (40 if x - placed < 110 else 16)
         placed = x
-        near = x > WIDTH - RIGHT - 64
+        near = x > WIDTH - RIGHT - 110
         out.append(Markup('<line class="h-line h-{}" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(name, x, x, TOP - 4, _y(0)))
         text = Markup('<text class="h-mark" x="{}" y="{}" text-anchor="{}">{}</text>')
         out.append(text.format(x - 5 if near else x + 5, row, "end" if near else "start", f"{name} ←" if near else f"{name} →"))
-    return out
-
-
-def _legend(calibration: int, scored: int) -> list[Markup]:
-    out, x = [], LEFT + 130
-    for name, text in (("h-cal", f"calibration, in-distribution (n = {calibration:,})"), ("h-new", f"this run (n = {scored:,})")):
-        out.append(Markup('<rect class="{}" x="{}" y="{}" width="18" height="11"/>').format(name, x, TOP - 24))
-        out.append(Markup('<text class="h-label" x="{}" y="{}">{}</text>').format(x + 24, TOP - 14, escape(text)))
-        x += 40 + 7 * len(text)
     return out

@@ -81,7 +81,7 @@ class Page:
         *,
         histogram: Histogram | None = None,
         table: str = "",
-        title: str = "Is this image on the map?",
+        title: str = "Are these images on the map?",
         inline: int = INLINE,
         shown: int = SHOWN,
     ) -> None:

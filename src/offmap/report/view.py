@@ -118,9 +118,7 @@ def case(row: Row, scale: Scale, *, place: int, order: int, pictures: Sequence[P
         verdict=VERDICTS[row.verdict],
         bits=_bits(bits, scale),
         rate=_rate(row, scale),
-        extrapolated=f"beyond the cap about {number(round(row.bits_extrapolated, 1))} bits (extrapolated)"
-        if row.bits_extrapolated is not None
-        else "",
+        extrapolated=f"about {number(round(row.bits_extrapolated, 1))} bits by extrapolation" if row.bits_extrapolated is not None else "",
         mark=None if bits is None else min(bits / scale.end, 1.0),
         reason=explain(row.reason),
         facts=_facts(row),
@@ -144,8 +142,10 @@ def _rate(row: Row, scale: Scale) -> str:
     if row.p_value is None or row.surprise_bits is None:
         return ""
     if scale.at_cap(row.surprise_bits):
-        return f"more unusual than every calibration image ({one_in(row.p_value)} or rarer)"
-    return f"as unusual as {one_in(row.p_value)} in-distribution images"
+        return f"beyond every calibration image: {one_in(row.p_value)} or rarer"
+    if row.p_value > 0.2:
+        return f"{100 * row.p_value:.0f} % of in-distribution images look at least as unusual"
+    return f"{one_in(row.p_value)} in-distribution images looks as unusual"
 
 
 def _facts(row: Row) -> tuple[tuple[str, str], ...]:

@@ -38,8 +38,8 @@ def number(value: float) -> str:
 
 
 def one_in(p_value: float) -> str:
-    """A probability as a rate: ``1 in 601``; above one half, where a rate says little, per cent."""
-    return percent(p_value) if p_value > 0.5 else f"1 in {number(round(1 / p_value))}"
+    """A probability as a rate: ``1 in 601``."""
+    return f"1 in {number(round(1 / p_value))}"
 
 
 def count(n: int, one: str, many: str = "") -> str:

@@ -1,5 +1,8 @@
 "use strict";
 (() => {
+  const how = document.getElementById("how");
+  if (matchMedia("(max-width: 700px)").matches) how.open = false;
+  addEventListener("beforeprint", () => { how.open = true; });
   const list = document.getElementById("cases");
   const cases = Array.from(list.children);
   const controls = document.getElementById("controls");
