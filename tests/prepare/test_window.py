@@ -51,6 +51,12 @@ def test_a_dark_eight_bit_picture_stays_dark() -> None:
     assert values(Window(), image(dark, "png", 8)).max() == pytest.approx(25 / 255)
 
 
+@pytest.mark.parametrize("bits", [1, 4, 7])
+def test_fewer_bits_have_their_own_white(bits: int) -> None:
+    few = EIGHT >> (8 - bits)
+    assert np.allclose(values(Window(), image(few, "png", bits)), few / (2**bits - 1))
+
+
 def test_ct_is_windowed_in_hounsfield_units() -> None:
     hu = np.array([[[-2000.0, -1000.0, 0.0, 40.0, 80.0, 1000.0, 3000.0]]], dtype=np.float32)
     ct = image(hu, "dicom", 12, "CT")

@@ -159,7 +159,8 @@ def _nearest(values: Float[np.ndarray, "p q"], size: tuple[int, ...]) -> Float[n
 def _levels(image: Image, pixels: Shaped[np.ndarray, "c h w"]) -> tuple[float, float]:
     """Which numbers are shown black and white."""
     if pixels.dtype == np.uint8:
-        return 0.0, 255.0
+        top = 2.0 ** min(image.bits, 8) - 1
+        return 0.0, top if pixels.max() <= top else 255.0
     low, high = float(pixels.min()), float(pixels.max())
     if np.issubdtype(pixels.dtype, np.floating) and low >= 0 and high <= 1:
         return 0.0, 1.0

@@ -28,8 +28,9 @@ class Window(Step):
 
     ``mode="auto"`` looks at what the numbers mean, in this order:
 
-    1. 8-bit pixels 0..255 (PNG, JPEG, TIFF, arrays, 8-bit DICOM such as ultrasound): divided by 255. The same picture in a
-       16-bit file, as 0..255 or as multiples of 257, gives the same result. Float arrays within [0, 1] stay as they are.
+    1. 8-bit pixels 0..255 (PNG, JPEG, TIFF, arrays, 8-bit DICOM such as ultrasound): divided by 255, and pixels of 1 to 7
+       bits by their own largest number. The same picture in a 16-bit file, as 0..255 or as multiples of 257, gives the
+       same result. Float arrays within [0, 1] stay as they are.
     2. DICOM CT: the Hounsfield window. The default ``wide`` (-1000 to 1000 HU) shows air, soft tissue and bone at low
        contrast, since a window that cuts something off makes the gate blind to it; choose ``brain``, ``lung``, ``soft``
        or ``bone`` where the model behind the gate sees that window.
@@ -108,7 +109,8 @@ def _full_scale(image: Image) -> float | None:
     """The number that stands for white, where the numbers are those of a finished picture; None where they are not."""
     pixels = image.pixels
     if pixels.dtype == np.uint8 and image.file_format != "nifti":
-        return 255.0
+        top = 2.0 ** min(image.bits, 8) - 1
+        return top if pixels.max() <= top else 255.0
     if image.file_format not in PICTURES and not (image.file_format == "dicom" and image.bits == 8):
         return None
     low, high = float(pixels.min()), float(pixels.max())

@@ -10,9 +10,10 @@ from offmap.core.errors import ConfigError
 from offmap.simulate.lesions import Planted, foreground, pick
 
 Pixels = Float[np.ndarray, "c h w"]
+Other = Float[np.ndarray, "_ _ _"]
 
 
-def cut_paste(pixels: Pixels, other: Pixels, *, rng: np.random.Generator, size: tuple[float, float] = (0.1, 0.3)) -> Planted:
+def cut_paste(pixels: Pixels, other: Other, *, rng: np.random.Generator, size: tuple[float, float] = (0.1, 0.3)) -> Planted:
     """A rectangle of another image (or of the same one, from elsewhere), pasted as it is.
 
     Args:
@@ -32,7 +33,7 @@ def cut_paste(pixels: Pixels, other: Pixels, *, rng: np.random.Generator, size: 
 
 def interpolate(
     pixels: Pixels,
-    other: Pixels,
+    other: Other,
     *,
     rng: np.random.Generator,
     size: tuple[float, float] = (0.1, 0.4),
@@ -52,7 +53,7 @@ def interpolate(
     return Planted(mixed.astype(np.float32), mask, MappingProxyType({"factor": share, **_box(mask)}))
 
 
-def poisson(pixels: Pixels, other: Pixels, *, rng: np.random.Generator, size: tuple[float, float] = (0.1, 0.4)) -> Planted:
+def poisson(pixels: Pixels, other: Other, *, rng: np.random.Generator, size: tuple[float, float] = (0.1, 0.4)) -> Planted:
     """A rectangle with the gradients of another image and the border of its own: no seam tells where it is.
 
     Args:
@@ -73,7 +74,7 @@ ANOMALIES: Mapping[str, Callable[..., Planted]] = MappingProxyType({"cut_paste":
 """All kinds by name."""
 
 
-def _cut(pixels: Pixels, other: Pixels, size: tuple[float, float], rng: np.random.Generator) -> tuple[Bool[np.ndarray, "h w"], Pixels]:
+def _cut(pixels: Pixels, other: Other, size: tuple[float, float], rng: np.random.Generator) -> tuple[Bool[np.ndarray, "h w"], Pixels]:
     """Where to paste (never the outermost pixels), and the other image moved so that another place of it lies there."""
     if pixels.shape != other.shape:
         raise ConfigError(f"the other image has the shape {other.shape}, {pixels.shape} is needed")

@@ -167,7 +167,7 @@ CORRUPTIONS: Mapping[str, Corruption] = MappingProxyType(
         "gamma": Corruption("contrast", "exponent or its inverse", (1.2, 1.45, 1.75, 2.2, 2.8), _gamma),
         "bias_field": Corruption("uneven brightness", "largest log gain", (0.1, 0.2, 0.35, 0.5, 0.7), _bias_field),
         "downsampling": Corruption("resolution", "factor", (1.5, 2.0, 3.0, 4.0, 6.0), _downsampling),
-        "jpeg": Corruption("compression", "libjpeg quality", (50, 30, 18, 10, 5), _jpeg),
+        "jpeg": Corruption("compression", "libjpeg quality", (50.0, 30.0, 18.0, 10.0, 5.0), _jpeg),
         "stripes": Corruption("detector", "standard deviation of a row's gain", (0.02, 0.04, 0.07, 0.11, 0.16), _stripes),
         "spike": Corruption("k-space artefact", "amplitude of the wave", (0.03, 0.06, 0.1, 0.15, 0.22), _spike, monai=True),
         "gibbs": Corruption("k-space artefact", "share of k-space cut off", (0.4, 0.5, 0.6, 0.7, 0.8), _gibbs, monai=True),

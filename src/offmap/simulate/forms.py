@@ -106,10 +106,10 @@ FORMS: Mapping[str, Callable[[Image], Image]] = MappingProxyType(
 def _eight_bit(image: Image) -> UInt8[np.ndarray, "h w *c"] | None:
     """The picture as a program would save it, channels last; None for more than 8 bits, and for volumes."""
     pixels = image.pixels
-    if pixels.ndim != 3 or image.file_format == "nifti":
+    if pixels.ndim != 3 or image.file_format == "nifti" or image.bits != 8:
         return None
     if pixels.dtype != np.uint8:
-        if image.bits != 8 or pixels.min() < 0 or pixels.max() > 255 or bool((pixels != np.rint(pixels)).any()):
+        if pixels.min() < 0 or pixels.max() > 255 or bool((pixels != np.rint(pixels)).any()):
             return None
         if np.issubdtype(pixels.dtype, np.floating) and pixels.max() <= 1:
             return None
