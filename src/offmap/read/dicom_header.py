@@ -61,7 +61,7 @@ _NEEDED = (
     "ExtendedOffsetTableLengths",
     *_TABLES,
 )
-_IDENTIFIERS = (
+IDENTIFIERS = (
     "PatientName",
     "PatientID",
     "PatientBirthDate",
@@ -116,7 +116,7 @@ def read(file: BinaryIO, *, stored: int, limits: Limits, identifiers: bool = Fal
     if syntax == tags.DEFLATED:
         file, stored, start = _inflated(file, start, stored, limits)
     file.seek(0)
-    wanted = [*_NEEDED, *_IDENTIFIERS] if identifiers else _NEEDED
+    wanted = [*_NEEDED, *IDENTIFIERS] if identifiers else _NEEDED
     try:
         data = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=wanted)
     except RecursionError as error:
@@ -279,5 +279,5 @@ def group_key(patient: str, issuer: str = "") -> str:
 
 def identify(data: Any) -> dict[str, str]:
     """Patient data, for users who asked for it."""
-    found = {keyword: text(data, keyword, longest=128) for keyword in _IDENTIFIERS}
+    found = {keyword: text(data, keyword, longest=128) for keyword in IDENTIFIERS}
     return {keyword: entry for keyword, entry in found.items() if entry}
