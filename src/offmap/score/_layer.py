@@ -43,6 +43,8 @@ def rows_of(signals: Signals, name: str, who: str, width: int | None = None) -> 
     Raises:
         SignalError: it is of another shape, or not ``width`` numbers wide.
     """
+    if name not in signals:
+        raise SignalError(f"{who} was fitted on {name}; the batch has {', '.join(sorted(signals))}")
     rows = signals[name]
     if rows.ndim != 2 or rows.shape[1] == 0 or (width is not None and rows.shape[1] != width):
         expected = "D > 0" if width is None else f"{width}, as when it was fitted"
