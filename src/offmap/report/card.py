@@ -54,7 +54,7 @@ def sections(card: Mapping[str, Any]) -> list[Section]:
         ("Warnings", _sentences(card, "warnings", "Warning")),
         ("Further", _rest(card, _KNOWN)),
     ]
-    return [Section(title, tuple(entries)) for title, entries in made if entries]
+    return [Section(printable(title), tuple(map(_clean, entries))) for title, entries in made if entries]
 
 
 def text(card: Mapping[str, Any], *, width: int = 100) -> str:
@@ -73,7 +73,7 @@ def text(card: Mapping[str, Any], *, width: int = 100) -> str:
             for i, value in enumerate(entry.values):
                 head = f"  {entry.term if i == 0 else '':<{margin}}  "
                 lines += textwrap.wrap(
-                    printable(value),
+                    value,
                     max(width, margin + 30),
                     initial_indent=head,
                     subsequent_indent=" " * len(head),
@@ -239,7 +239,11 @@ def _first(names: list[str]) -> tuple[str, ...]:
     return (*names[:LISTED], *more)
 
 
-def _is_number(value: Any) -> TypeGuard[float]:
+def _clean(entry: Entry) -> Entry:
+    return Entry(printable(entry.term), tuple(map(printable, entry.values)), entry.code)
+
+
+def _is_number(value: Any) -> TypeGuard[int | float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 

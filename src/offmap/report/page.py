@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from offmap import __version__
 from offmap.core.errors import ConfigError
@@ -110,7 +111,7 @@ class Page:
         """Whether pictures of this row would be shown, as far as known now; so that no map is drawn in vain."""
         if row.status != "ok" or self._shown == 0:
             return False
-        return len(self._heap) < self._shown or row.rank > self._heap[0][0]
+        return len(self._heap) < self._shown or bool(row.rank > self._heap[0][0])
 
     def add(self, row: Row, image: Pixels | None = None, overlay: Pixels | None = None, *, neighbours: Sequence[Pixels] = ()) -> None:
         """Add one item.
@@ -162,7 +163,7 @@ class Page:
             "version": __version__,
             "csp": _policy(),
             "made": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
-            "gate": {key: printable(str(self._card[key])) for key in ("id", "created", "recipe") if self._card.get(key)},
+            "gate": {key: str(self._card[key]) for key in ("id", "created", "recipe") if self._card.get(key)},
             "verdicts": [(code, name, self._verdicts[code]) for code, name in VERDICTS.items()],
             "total": self._count,
             "assessed": assessed,
@@ -175,7 +176,7 @@ class Page:
             "cases": self._cases(),
             "has_maps": any("-map." in name for *_, kept in self._heap for name, *_ in kept.files),
             "reasons": [(code, view.explain(code), n) for code, n in self._reasons.most_common()],
-            "refused": [(printable(item), code, view.explain(code)) for item, code in self._refused],
+            "refused": [(item, code, view.explain(code)) for item, code in self._refused],
             "card": cards.sections(self._card),
             "warnings": self._card.get("warnings") or [],
             "table": self._table,
@@ -272,8 +273,18 @@ def _refuse_foreign(folder: Path) -> None:
 @cache
 def _environment() -> Environment:
     return Environment(
-        loader=PackageLoader("offmap.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("offmap.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_visible,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+
+
+def _visible(value: Any) -> Any:
+    """Applied to everything that is put into the page."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 @cache

@@ -153,10 +153,10 @@ def _facts(row: Row) -> tuple[tuple[str, str], ...]:
     facts += [("p-value", f"{row.p_value:.3g}")] if row.p_value is not None else []
     if row.cause:
         sure = "" if row.cause_confidence is None else f" ({percent(row.cause_confidence)} sure)"
-        facts.append(("cause", printable(row.cause) + sure))
+        facts.append(("cause", row.cause + sure))
     if len(row.parts) > 1:
         facts += [(name, number(value)) for name, value in row.parts.items() if value is not None]
-    return tuple(facts + [(name, printable(value)) for given in (row.identifiers, row.meta) for name, value in given.items() if value])
+    return tuple(facts + [(name, value) for given in (row.identifiers, row.meta) for name, value in given.items() if value])
 
 
 def false_alarms(scale: Scale, assessed: int) -> list[str]:

@@ -23,12 +23,12 @@ def printable(text: str) -> str:
     return "".join(f"\\x{ord(c):02x}" if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") else c for c in text)
 
 
-def percent(share: float) -> str:
+def percent(share: int | float) -> str:
     """``5 %``, ``0.5 %``, ``0.032 %``."""
     return f"{100 * share:.3g} %"
 
 
-def number(value: float) -> str:
+def number(value: int | float) -> str:
     """Four figures, thousands apart, no exponent between 0.001 and a million."""
     if float(value).is_integer() and abs(value) < 1e15:
         return f"{int(value):,}"
@@ -37,7 +37,7 @@ def number(value: float) -> str:
     return f"{value:.3g}"
 
 
-def one_in(p_value: float) -> str:
+def one_in(p_value: int | float) -> str:
     """A probability as a rate: ``1 in 601``."""
     return f"1 in {number(round(1 / p_value))}"
 
