@@ -67,6 +67,9 @@ class Row:
     identifiers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
+        for name in ("score", "p_value", "surprise_bits", "bits_extrapolated", "cause_confidence"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, float(value))
         numbers = {f.name: getattr(self, f.name) for f in fields(self)} | {f"score.{k}": v for k, v in self.parts.items()}
         bad = [name for name, value in numbers.items() if isinstance(value, (float, np.floating)) and not math.isfinite(value)]
         if bad:
