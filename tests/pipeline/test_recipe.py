@@ -46,9 +46,9 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, message: str) -> None
 
 def test_settings_are_parsed_by_type_and_checked() -> None:
     assert read("standard", {"decide.alpha": "0.01"}).decide.alpha == 0.01
-    assert read("standard", {"calibrate.method": "split"}).calibrate.method == "split"
+    assert read("standard", {"calibrate.kind": "split"}).calibrate.kind == "split"
     with pytest.raises(ConfigError, match="did you mean 'calibrate'"):
-        read("standard", {"calibrat.method": "split"})
+        read("standard", {"calibrat.kind": "split"})
     with pytest.raises(ConfigError, match="needs a table"):
         read("standard", {"alpha": "0.01"})
 

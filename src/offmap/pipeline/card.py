@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from offmap.calibrate.conformal import Split
 from offmap.calibrate.threshold import beta_interval, needed
 from offmap.core.units import cap
 
@@ -42,8 +41,8 @@ def card(gate: "Gate") -> dict[str, Any]:
 
 def calibration(gate: "Gate") -> dict[str, Any]:
     """The calibration part of the card."""
-    calibrated, decide = gate.scorer.calibrated, gate.recipe.decide
-    n, split = calibrated.n, isinstance(calibrated, Split)
+    calibrated, decide = gate.scorer.ranks, gate.recipe.decide
+    n, split = calibrated.n, len(calibrated.sizes) == 1
     interval = beta_interval(n, decide.alpha) if split and n >= needed(decide.alpha) else None
     return {
         "kind": "split" if split else "cross",
@@ -56,21 +55,23 @@ def calibration(gate: "Gate") -> dict[str, Any]:
         "false_alarm_interval": None if interval is None else [round(x, 4) for x in interval],
         "guarantee": _guarantee(split, decide.alpha),
         "reachable": [name for name, rate in (("review", decide.alpha), ("reject", decide.reject_at)) if n >= needed(rate)],
-        "tail": gate.scorer.tail.summary(),
+        "tail": gate.scorer.tail.words(),
     }
 
 
 def limits(gate: "Gate") -> list[str]:
     """Where the promise ends, in sentences."""
-    n, decide = gate.scorer.calibrated.n, gate.recipe.decide
+    n, decide = gate.scorer.ranks.n, gate.recipe.decide
     data: Mapping[str, Any] = gate.facts["data"]
     out = ["For research. Not a medical device; it does not find disease, it finds images unlike those it was fitted on."]
-    out.append(f"At most {cap(n):.2f} bits can be shown with {n} calibration images; beyond that the extrapolated bits rank, without a guarantee.")
+    out.append(
+        f"At most {cap(n):.2f} bits can be shown with {n} calibration images; beyond that the extrapolated bits rank, without a guarantee."
+    )
     for name, rate in (("review", decide.alpha), ("reject", decide.reject_at)):
         if n < needed(rate):
             out.append(f"The verdict {name!r} is out of reach: it needs {needed(rate)} calibration images, there are {n}.")
     if not data["patients_known"]:
-        out.append("Patients are not known: images of one patient may stand on both sides of the split, and false alarms may then be more than stated.")
+        out.append("Patients are not known: images of one patient may stand on both sides of the split.")
     elif data["patients_known"] < data["n_used"]:
         out.append(f"The patient is known for {data['patients_known']} of {data['n_used']} images only.")
     if data["scored_share"] is not None and data["scored_share"] < 0.995:

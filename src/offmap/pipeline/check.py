@@ -7,7 +7,8 @@ from offmap.core.types import REASONS, Image
 from offmap.pipeline.inputs import PathLike, paths
 from offmap.pipeline.worker import Work
 from offmap.read.limits import DEFAULT, Limits
-from offmap.read.workers import Workers, unpack
+from offmap.read.messages import unpack
+from offmap.read.workers import Workers
 
 if TYPE_CHECKING:
     from offmap.pipeline.gate import Gate

@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from offmap.core.duplicates import find
 from offmap.core.errors import ConfigError, DataError
 from offmap.core.types import Image, NotAssessed
+from offmap.explain.neighbours import decode, thumbnail
 from offmap.pipeline.store import SignalStore
 from offmap.pipeline.stream import Batch, Progress
 
@@ -27,12 +28,14 @@ class Collected:
         dropped: items that could not be used.
         prints: fingerprints of the kept images ``(N, 1024)``.
         labels: one per kept image, "" where none is known.
+        pictures: thumbnails of the kept images, only when neighbours are kept.
     """
 
     kept: list[Image] = field(default_factory=list)
     dropped: list[NotAssessed] = field(default_factory=list)
     prints: list[np.ndarray] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
+    pictures: list[np.ndarray] = field(default_factory=list)
 
     @property
     def n(self) -> int:
@@ -42,19 +45,6 @@ class Collected:
     def copies(self) -> list[tuple[int, ...]]:
         """Groups of images that are copies of one another (saved again, resized, flipped)."""
         return find(np.stack(self.prints), [i.digest for i in self.kept]) if self.prints else []
-
-    def groups(self, copies: Sequence[tuple[int, ...]]) -> list[str]:
-        """One key an image: patient where known; copies share one key."""
-        keys = [image.group for image in self.kept]
-        parent: dict[str, str] = {}
-        for rows in copies:
-            known = sorted({_root(parent, keys[i]) for i in rows if keys[i]})
-            target = known[0] if known else f"copies-{rows[0]}"
-            for other in known[1:]:
-                parent[other] = target
-            for i in rows:
-                keys[i] = keys[i] or target
-        return [_root(parent, k) for k in keys]
 
     def digest(self) -> str:
         """SHA-256 of the set of images, whatever their order."""
@@ -85,6 +75,7 @@ def collect(
             keep = len(images)
             store.append({k: v if k.startswith("head.") else v[:keep] for k, v in batch.signals.items()})
         into.prints.extend(batch.prints[i] for i in at if i in batch.prints)
+        into.pictures.extend(shrink(batch.pictures[i]) for i in at if i in batch.pictures)
         into.labels.extend(labels.get(i.item, i.meta.get("label", "")) for i in images)
         into.kept.extend(_light(i) for i in images)
         into.dropped.extend(e for e in batch.entries if isinstance(e, NotAssessed))
@@ -92,6 +83,11 @@ def collect(
             progress({"event": "fit_read", "done": into.n + len(into.dropped), "total": limit or total})
         if limit is not None and into.n >= limit:
             return
+
+
+def shrink(picture: np.ndarray) -> np.ndarray:
+    """A picture of at most 96 pixels."""
+    return decode(thumbnail(picture), "thumbnail")
 
 
 def codes(labels: Sequence[str]) -> tuple[np.ndarray, list[str]]:
@@ -132,13 +128,17 @@ def warnings(data: Collected, copies: Sequence[tuple[int, ...]]) -> list[str]:
     extra = sum(len(c) - 1 for c in copies)
     if extra:
         example = " and ".join(repr(data.kept[i].item) for i in copies[0][:2])
-        out.append(f"{extra} of {data.n} images look like copies of others (for example {example}); copies stay in one part, but remove them")
+        out.append(
+            f"{extra} of {data.n} images look like copies of others (for example {example}); copies stay in one part, but remove them"
+        )
     if data.dropped:
         reasons = ", ".join(f"{n} {reason}" for reason, n in Counter(d.reason for d in data.dropped).most_common())
         out.append(f"{len(data.dropped)} files could not be used ({reasons}) and were left out")
     sizes = sorted(min(i.frame.shape[-2:]) for i in data.kept)
     if sizes and sizes[-1] > 2 * sizes[0]:
-        out.append(f"image sizes are mixed: the shorter side ranges from {sizes[0]} to {sizes[-1]} pixels; resolution may be mistaken for content")
+        out.append(
+            f"image sizes are mixed: the shorter side ranges from {sizes[0]} to {sizes[-1]} pixels; resolution may be mistaken for content"
+        )
     bits = sorted({i.bits for i in data.kept})
     if len(bits) > 1:
         out.append(f"bit depths are mixed: {', '.join(map(str, bits))} bits; check that all were saved the same way")
@@ -165,13 +165,5 @@ def require(data: Collected, smallest: int) -> None:
     )
 
 
-def _root(parent: Mapping[str, str], key: str) -> str:
-    while key in parent:
-        key = parent[key]
-    return key
-
-
 def _light(image: Image) -> Image:
-    from dataclasses import replace
-
     return replace(image, pixels=np.zeros((1, 0, 0), dtype=np.float32), mask=None, identifiers={})

@@ -14,11 +14,12 @@ import offmap
 from offmap.core.encoder import Encoder
 from offmap.core.errors import ConfigError
 from offmap.core.types import Source
+from offmap.explain.neighbours import Neighbours
 from offmap.pipeline import recipe as recipes
 from offmap.pipeline.collect import Collected, codes, collect, facts, require, warnings
 from offmap.pipeline.gate import Gate, cores
-from offmap.pipeline.inputs import PathLike, images, is_array, paths, sample
-from offmap.pipeline.learn import MAP_ROWS, SMALLEST, fit_scorer, wanted
+from offmap.pipeline.inputs import PathLike, images, is_array, paths
+from offmap.pipeline.learn import MAP_ROWS, SMALLEST, divide, fit_scorer, wanted
 from offmap.pipeline.recipe import Recipe
 from offmap.pipeline.store import SignalStore
 from offmap.pipeline.stream import Progress, Stream
@@ -102,7 +103,7 @@ def fit(
 
 def _encoder(plan: Recipe, given: "str | torch.nn.Module | None", device: torch.device, *, volumes: bool, trust: bool) -> Encoder:
     chosen = plan.encoder.spec if given is None or isinstance(given, str) else given
-    network = open_encoder(chosen, layers=plan.encoder.layers, device=device, trust_classifier=trust)
+    network = open_encoder(chosen, layers=plan.encoder.layers, device=str(device), trust_classifier=trust)
     if not volumes:
         return network
     return SliceWise(network) if plan.encoder.volumes == "slices" else Patches(network)
@@ -124,7 +125,15 @@ def _read(
     """Fill the store; feature maps are read for the first images only, so that the rest can come from the cache."""
     with_maps = replace(stream, needs=stream.needs | maps)
     if is_array(train):
-        collect(with_maps.over_images(images(train, axes=axes, spacing=spacing)), store, data, limit=limit, labels=labels, total=None, progress=progress)
+        collect(
+            with_maps.over_images(images(train, axes=axes, spacing=spacing)),
+            store,
+            data,
+            limit=limit,
+            labels=labels,
+            total=None,
+            progress=progress,
+        )
         return data.n + len(data.dropped), 0
     found = paths(train, volumes=stream.volumes)
     order = np.random.default_rng(seed).permutation(len(found.sources))
@@ -143,7 +152,9 @@ def _labels(path: PathLike) -> dict[str, str]:
         with table.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"labels {table}: cannot be read ({type(error).__name__}); a UTF-8 CSV with the columns path and label is expected") from None
+        raise ConfigError(
+            f"labels {table}: cannot be read ({type(error).__name__}); a UTF-8 CSV with the columns path and label is expected"
+        ) from None
     if not rows or not {"path", "label"} <= set(rows[0]):
         raise ConfigError(f"labels {table}: the columns path and label are expected, found {', '.join(rows[0]) if rows else 'no row'}")
     out: dict[str, str] = {}
@@ -172,7 +183,8 @@ def _finish(
         store.add("label", values)
     if progress is not None:
         progress({"event": "fit", "done": 0, "total": 1})
-    scorer, division = fit_scorer(plan, store, data.groups(copies), seed=seed, device=stream.device)
+    division = divide(plan.calibrate, data.kept, copies, seed)
+    scorer = fit_scorer(plan, store, division, seed=seed, device=stream.device)
     known = {
         "data": facts(data, copies, found, skipped),
         "warnings": warnings(data, copies),
@@ -181,9 +193,12 @@ def _finish(
         "seed": seed,
         "volumes": volumes,
         "labels": label_names,
-        "parts": [{"fit": len(p.fit), "held_out": len(p.held_out), "calibrate": len(p.calibrate)} for p in division],
+        "parts": [[len(p.fit), len(p.held_out), len(p.calibrate)] for p in division],
     }
     if progress is not None:
         progress({"event": "fit", "done": 1, "total": 1})
-    neighbours = data.neighbours(store.vector("features.last")) if keep_neighbours else None
+    neighbours = None
+    if keep_neighbours:
+        features = torch.from_numpy(store.vector("features.last"))
+        neighbours = Neighbours.fit(features, data.pictures, generator=torch.Generator().manual_seed(seed))
     return Gate(plan, stream.encoder, stream.preparation, scorer, known, neighbours, stream.device)

@@ -7,8 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
+from offmap.calibrate.threshold import rank
 from offmap.core.encoder import Encoder
 from offmap.explain.neighbours import Neighbours
 from offmap.pipeline import saved
@@ -20,6 +22,7 @@ from offmap.pipeline.scorer import Scorer
 from offmap.pipeline.stream import Progress, Stream
 from offmap.prepare.preparation import Preparation
 from offmap.read.limits import DEFAULT, Limits
+from offmap.report.histogram import Histogram
 from offmap.report.row import Columns
 from offmap.report.table import Table
 from offmap.represent.device import resolve_device
@@ -156,6 +159,22 @@ class Gate:
         from offmap.pipeline.explaining import explain
 
         return explain(self, image, axes=axes, spacing=spacing)
+
+    def near(self, features: np.ndarray, *, k: int = 3) -> list[np.ndarray]:
+        """Thumbnails of the nearest in-distribution images, the nearest first; none when they were not kept."""
+        if self.neighbours is None:
+            return []
+        index, _ = self.neighbours.nearest(torch.from_numpy(features)[None], k=k)
+        found = [self.neighbours.picture(i) for i in index[0].tolist()]
+        return [picture for picture in found if picture is not None]
+
+    def histogram(self) -> Histogram:
+        """Calibration scores and the scores at which verdicts change, for the page."""
+        scores = np.sort(self.scorer.ranks.pooled().double().numpy())
+        n = len(scores)
+        at = {rate: rank(n, rate) for rate in (self.recipe.decide.alpha, self.recipe.decide.reject_at)}
+        review, reject = (float(scores[n - k]) if k else None for k in at.values())
+        return Histogram(scores, review, reject)
 
     def to(self, device: str | torch.device) -> "Gate":
         """The same gate on another device."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from offmap.core.errors import ConfigError
-from offmap.core.types import Frame, Image, Source
+from offmap.core.types import Frame, Image
 from offmap.read.sources import Found, find
 
 PathLike = str | Path
@@ -71,11 +71,3 @@ def _image(pixels: np.ndarray, i: int, spacing: tuple[float, ...] | None) -> Ima
         bits=kept.dtype.itemsize * 8,
         digest=digest,
     )
-
-
-def sample(sources: Sequence[Source], limit: int | None, seed: int) -> list[Source]:
-    """Sources in a seeded random order when only some will be used, else as they are."""
-    if limit is None:
-        return list(sources)
-    order = np.random.default_rng(seed).permutation(len(sources))
-    return [sources[i] for i in order]

@@ -1,5 +1,6 @@
 """A recipe: which encoder, steps, detectors and thresholds make a gate. TOML in, frozen dataclasses out."""
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from offmap.core import registry
 from offmap.core.component import Component, from_text, nearest
 from offmap.core.detector import Detector
 from offmap.core.errors import ConfigError
+from offmap.decide.verdict import Thresholds
 from offmap.prepare.preparation import Preparation, Step
 
 STANDARD = "standard"
@@ -44,18 +46,18 @@ class Forms(Component):
 
 
 @dataclass(frozen=True)
-class Calibration(Component):
+class Division(Component):
     """How in-distribution images are divided.
 
     Args:
-        method: ``split`` (fit, held-out and calibration part), ``cross`` (K folds, every image calibrates) or ``auto``
+        kind: ``split`` (fit, held-out and calibration part), ``cross`` (K folds, every image calibrates) or ``auto``
             (split when its calibration part has at least 199 images, so that ``reject`` is within reach).
         folds: K of ``cross``, 2 to 20.
         held_out: share that standardises.
         calibrate: share that calibrates, of ``split``.
     """
 
-    method: Literal["auto", "split", "cross"] = "auto"
+    kind: Literal["auto", "split", "cross"] = "auto"
     folds: int = 5
     held_out: float = 0.2
     calibrate: float = 0.2
@@ -66,30 +68,6 @@ class Calibration(Component):
         for name in ("held_out", "calibrate"):
             if not 0.05 <= getattr(self, name) <= 0.45:
                 raise ConfigError(f"[calibrate] {name} = {getattr(self, name)} must lie in 0.05..0.45")
-
-
-@dataclass(frozen=True)
-class Decision(Component):
-    """Thresholds as false-alarm rates.
-
-    Args:
-        alpha: share of in-distribution images sent to review or further, in (0, 0.5].
-        reject: share rejected; 0 = a tenth of alpha.
-    """
-
-    alpha: float = 0.05
-    reject: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.alpha <= 0.5:
-            raise ConfigError(f"alpha = {self.alpha} must lie in (0, 0.5]")
-        if not 0 <= self.reject <= self.alpha:
-            raise ConfigError(f"[decide] reject = {self.reject} must lie in 0..alpha ({self.alpha})")
-
-    @property
-    def reject_at(self) -> float:
-        """False-alarm rate of ``reject``."""
-        return self.reject or self.alpha / 10
 
 
 @dataclass(frozen=True)
@@ -106,8 +84,8 @@ class Recipe:
     prepare: tuple[tuple[str, Mapping[str, Any]], ...]
     forms: Forms
     parts: Mapping[str, Detector]
-    calibrate: Calibration
-    decide: Decision
+    calibrate: Division
+    decide: Thresholds
 
     def preparation(self, size: int) -> Preparation:
         """The steps for an encoder whose input is ``size`` pixels wide.
@@ -147,6 +125,17 @@ def read(name: str = STANDARD, settings: Mapping[str, str] | None = None) -> Rec
     return _build(Path(name).stem, tables)
 
 
+def from_json(tables: Mapping[str, Any]) -> Recipe:
+    """The inverse of ``Recipe.to_json``.
+
+    Raises:
+        ConfigError: unknown table, method or parameter.
+    """
+    stages = {key: value for key, value in tables.items() if key not in ("name", "prepare")}
+    prepare = {str(i): table for i, table in enumerate(tables["prepare"])}
+    return _build(str(tables["name"]), {**stages, "prepare": prepare})
+
+
 def shipped() -> tuple[str, ...]:
     """Names of the recipes inside the package."""
     folder = resources.files("offmap.pipeline") / "recipes"
@@ -169,7 +158,9 @@ def _tables(name: str) -> dict[str, Any]:
         if name.endswith(".toml"):
             return tomllib.loads(Path(name).read_text(encoding="utf-8"))
         if name not in shipped():
-            raise ConfigError(f"there is no recipe {name!r}{nearest(name, list(shipped()))}. Shipped: {', '.join(shipped())}; or give a .toml file")
+            raise ConfigError(
+                f"there is no recipe {name!r}{nearest(name, list(shipped()))}. Shipped: {', '.join(shipped())}; or give a .toml file"
+            )
         return tomllib.loads((resources.files("offmap.pipeline") / "recipes" / f"{name}.toml").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"recipe {name}: cannot be read ({type(error).__name__}); check the path") from None
@@ -194,7 +185,7 @@ def _owner(path: Sequence[str], table: Mapping[str, Any]) -> type[Component]:
         return registry.load("score", table.get("method", path[1]), Detector)
     if path[0] == "prepare" and len(path) == 2:
         return registry.load("prepare", table.get("method", path[1]), Step)
-    single = {"encoder": EncoderChoice, "forms": Forms, "calibrate": Calibration, "decide": Decision}
+    single = {"encoder": EncoderChoice, "forms": Forms, "calibrate": Division, "decide": Thresholds}
     if path[0] not in single or len(path) != 1:
         raise ConfigError(f"--set {'.'.join(path)}: no such table{nearest(path[0], list(_STAGES))}")
     return single[path[0]]
@@ -210,8 +201,8 @@ def _build(name: str, tables: Mapping[str, Any]) -> Recipe:
         prepare=_steps(tables.get("prepare", {})),
         forms=Forms.from_params(tables.get("forms", {}), where="forms"),
         parts=_parts(name, tables.get("score", {})),
-        calibrate=Calibration.from_params(tables.get("calibrate", {}), where="calibrate"),
-        decide=Decision.from_params(tables.get("decide", {}), where="decide"),
+        calibrate=Division.from_params(tables.get("calibrate", {}), where="calibrate"),
+        decide=Thresholds.from_params(tables.get("decide", {}), where="decide"),
     )
 
 
@@ -222,6 +213,9 @@ def _steps(tables: Mapping[str, Mapping[str, Any]]) -> tuple[tuple[str, Mapping[
 def _parts(name: str, tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Detector]:
     if not tables:
         raise ConfigError(f"recipe {name} scores nothing: add a table such as [score.knn]")
+    for part in tables:
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,39}", part):
+            raise ConfigError(f"[score.{part}]: the name of a part is made of up to 40 letters, digits, '_' and '-'")
     return {
         part: registry.load("score", str(table.get("method", part)), Detector).from_params(
             {k: v for k, v in table.items() if k != "method"}, where=f"score.{part}"

@@ -1,6 +1,7 @@
 """Scoring: batches of signals become rows, maps and a page."""
 
 import contextlib
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -9,10 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from offmap.core.types import Frame, Image, NotAssessed
-from offmap.decide.verdict import Thresholds
-from offmap.explain.maps import overlay, save_png, to_image
-from offmap.pipeline.scorer import Scored
+from offmap.core.types import Image, NotAssessed
+from offmap.explain.maps import display, overlay, peak_slice, save_png, to_image
 from offmap.pipeline.stream import Batch, Progress
 from offmap.report.row import Row
 
@@ -72,19 +71,19 @@ def results(gate: "Gate", batches: Iterable[Batch], *, maps: bool) -> Iterator[R
     Args:
         maps: also compute maps (the signals must hold what they need).
     """
-    thresholds = Thresholds(alpha=gate.recipe.decide.alpha, reject=gate.recipe.decide.reject_at)
     for batch in batches:
-        scored = gate.scorer(batch.signals) if batch.images else None
+        rows = _rows(gate, batch) if batch.images else iter(())
         drawn = gate.scorer.map(batch.signals) if maps and batch.images else None
         last = batch.signals.get("features.last")
         n = 0
         for i, entry in enumerate(batch.entries):
             if isinstance(entry, NotAssessed):
                 yield Result(Row(item=entry.item, status="not_assessed", reason=entry.reason, verdict="not_assessed"))
-            elif scored is not None:
-                features = None if last is None else last[n].cpu().numpy()
-                yield _result(gate, entry, _row(entry, scored, n, thresholds), None if drawn is None else drawn[n], batch.pictures.get(i), features)
-                n += 1
+                continue
+            picture = batch.pictures.get(i)
+            features = None if last is None else last[n].cpu().numpy()
+            yield _result(gate, entry, next(rows), None if drawn is None else drawn[n], picture, features)
+            n += 1
 
 
 def follow(found: Iterable[Result], *, total: int | None, progress: Progress | None, summary: Summary) -> Iterator[Result]:
@@ -120,38 +119,38 @@ class MapFolder:
             save_png(target.with_suffix(".png"), result.overlay)
 
 
-def _row(image: Image, scored: Scored, n: int, thresholds: Thresholds) -> Row:
-    extrapolated = float(scored.bits_extrapolated[n])
-    p_value = float(scored.p_value[n])
-    return Row(
-        item=image.item,
-        score=float(scored.score[n]),
-        p_value=p_value,
-        surprise_bits=float(scored.surprise_bits[n]),
-        bits_extrapolated=extrapolated if np.isfinite(extrapolated) else None,
-        verdict=thresholds.verdict(p_value),
-        parts={name: float(values[n]) for name, values in scored.parts.items()},
-        meta=dict(image.meta),
-        identifiers=dict(image.identifiers),
-    )
+def _rows(gate: "Gate", batch: Batch) -> Iterator[Row]:
+    """One row an assessed image."""
+    degree = gate.scorer(batch.signals)
+    verdicts = gate.recipe.decide.verdicts(degree.p_value.numpy())
+    assessed = [(e, s) for e, s in zip(batch.entries, batch.sources, strict=True) if isinstance(e, Image)]
+    for n, (image, source) in enumerate(assessed):
+        extrapolated = float(degree.bits_extrapolated[n])
+        yield Row(
+            item=image.item,
+            score=float(degree.score[n]),
+            p_value=float(degree.p_value[n]),
+            surprise_bits=float(degree.surprise_bits[n]),
+            bits_extrapolated=None if math.isnan(extrapolated) else extrapolated,
+            verdict=verdicts[n],
+            parts={name: float(values[n]) for name, values in degree.parts.items()},
+            meta={k: v for k, v in image.meta.items() if k in source.meta},
+            identifiers=dict(image.identifiers),
+        )
 
 
-def _result(gate: "Gate", image: Image, row: Row, drawn: np.ndarray | None, picture: np.ndarray | None, features: np.ndarray | None) -> Result:
+def _result(
+    gate: "Gate", image: Image, row: Row, drawn: np.ndarray | None, picture: np.ndarray | None, features: np.ndarray | None
+) -> Result:
     if drawn is None:
         return Result(row, picture=picture, features=features)
     low, high = next(iter(gate.scorer.map_limits.values()))
-    heat = to_image(drawn, image.frame, image.mask)
+    heat = to_image(drawn, image.frame, mask=image.mask)
     painted = None
-    if picture is not None:
-        shown = heat if heat.ndim == 2 else heat[int(np.nanargmax(np.nanmax(heat, axis=(1, 2))))]
-        painted = overlay(picture, _fit(drawn, image, picture.shape[:2]) if shown.shape != picture.shape[:2] else shown, low=low, high=high)
+    if picture is not None and drawn.ndim == 2:
+        painted = overlay(picture, heat, low=low, high=high)
+    elif picture is not None:
+        peak = peak_slice(drawn)
+        picture = display(image, index=min(peak * image.spatial[0] // drawn.shape[0], image.spatial[0] - 1))
+        painted = overlay(picture, drawn[peak], low=low, high=high)
     return Result(row, heat, picture, painted, features)
-
-
-def _fit(drawn: np.ndarray, image: Image, shape: tuple[int, ...]) -> np.ndarray:
-    """The map on a picture that is smaller than the image as read."""
-    plane = drawn if drawn.ndim == 2 else drawn[int(np.argmax(drawn.max(axis=(1, 2))))]
-    ratio = [new / old for new, old in zip(shape, image.frame.shape[-2:], strict=True)]
-    low = tuple(x * r for x, r in zip(image.frame.low[-2:], ratio, strict=True))
-    high = tuple(x * r for x, r in zip(image.frame.high[-2:], ratio, strict=True))
-    return to_image(plane, Frame(tuple(shape), low, high), None)

@@ -71,7 +71,8 @@ class SignalStore:
         self._written += data.nbytes
         if self._written > self._map_bytes:
             raise ConfigError(
-                f"feature maps of {self.n} images exceed {self._map_bytes / 1e9:.0f} GB on disk; fit on fewer with --limit, or name fewer layers"
+                f"feature maps of {self.n} images exceed {self._map_bytes / 1e9:.0f} GB on disk; "
+                "fit on fewer with --limit, or name fewer layers"
             )
         path = Path(self._folder.name) / f"{len(self._maps)}.f32" if name not in self._maps else self._maps[name][0]
         self._maps[name] = (path, data.shape[1:])

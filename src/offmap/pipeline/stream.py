@@ -4,6 +4,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,15 +15,19 @@ from offmap.core.detector import select
 from offmap.core.encoder import Encoder
 from offmap.core.types import STATIC, Image, NotAssessed, Source
 from offmap.pipeline.cache import FeatureCache, location
-from offmap.pipeline.worker import Known, Work
+from offmap.pipeline.worker import Work, foreign_modality
 from offmap.prepare.preparation import Preparation
 from offmap.read.limits import DEFAULT, Limits
-from offmap.read.workers import Message, Workers, pack, unpack
+from offmap.read.load import PATIENT_COLUMNS, described
+from offmap.read.messages import Message, pack, unpack
+from offmap.read.parts import Known
+from offmap.read.workers import Workers
 
 T = TypeVar("T")
 BATCH = 32
 _PREFETCH = 4 * BATCH
 _NO_PIXELS = np.zeros((1, 0, 0), dtype=np.float32)
+_NOWHERE = Source(Path(), "array")
 _PRINT = "~fingerprint"
 
 
@@ -33,12 +38,14 @@ class Batch:
     Args:
         entries: prepared images (without pixels where the cache answered) and refusals, in input order.
         signals: one row per image among ``entries``, in their order.
+        sources: where each entry came from.
         pictures: 8-bit pictures of the images as read, by position in ``entries``; only when asked for.
         prints: fingerprints that find copies, by position in ``entries``; only when asked for.
     """
 
     entries: list[Image | NotAssessed]
     signals: dict[str, Tensor]
+    sources: list[Source] = field(default_factory=list, repr=False)
     pictures: dict[int, np.ndarray] = field(default_factory=dict)
     prints: dict[int, np.ndarray] = field(default_factory=dict)
 
@@ -70,20 +77,19 @@ class Stream:
     modalities: tuple[str, ...] = ()
     volumes: bool = False
     use_cache: bool = True
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default=torch.device("cpu"))
 
     def over(self, sources: Sequence[Source]) -> Iterator[Batch]:
         """Batches of all items of the sources, in input order."""
         cache = self._cache()
         work = self._work(None if cache is None else location(*self._fingerprint()))
         with Workers(work, jobs=self.jobs, limits=self.limits) as workers:
-            messages = (message for _, message in workers.run(sources))
-            yield from self._batches(_ahead(messages, _PREFETCH), cache)
+            yield from self._batches(_ahead(workers.run(sources), _PREFETCH), cache)
 
     def over_images(self, images: Iterable[Image]) -> Iterator[Batch]:
         """The same for images that are in memory already."""
         work = self._work(None)
-        yield from self._batches((work.finish(image) for image in images), None)
+        yield from self._batches(((_NOWHERE, work.finish(image)) for image in images), None)
 
     def _work(self, cache: Any) -> Work:
         return Work(
@@ -106,11 +112,11 @@ class Stream:
             return None
         return FeatureCache(location(*self._fingerprint()))
 
-    def _batches(self, messages: Iterable[Message], cache: FeatureCache | None) -> Iterator[Batch]:
+    def _batches(self, messages: Iterable[tuple[Source, Message]], cache: FeatureCache | None) -> Iterator[Batch]:
         size = 1 if self.volumes else BATCH
         batch, known, shape = Batch([], {}), dict[int, Mapping[str, np.ndarray]](), None
-        for header, arrays in messages:
-            entry, vectors = self._entry(header, arrays, cache)
+        for source, (header, arrays) in messages:
+            entry, vectors = self._entry(source, header, arrays, cache)
             own = entry.spatial if isinstance(entry, Image) and vectors is None else None
             if len(batch.entries) >= size or (shape is not None and own not in (None, shape)):
                 yield self._encode(batch, known, cache)
@@ -126,13 +132,14 @@ class Stream:
             if "fingerprint" in header:
                 batch.prints[at] = arrays[header["fingerprint"]]
             batch.entries.append(entry)
+            batch.sources.append(source)
         if batch.entries:
             yield self._encode(batch, known, cache)
         if cache is not None:
             cache.close()
 
     def _entry(
-        self, header: dict[str, Any], arrays: Sequence[np.ndarray], cache: FeatureCache | None
+        self, source: Source, header: dict[str, Any], arrays: Sequence[np.ndarray], cache: FeatureCache | None
     ) -> tuple[Image | NotAssessed, Mapping[str, np.ndarray] | None]:
         outcome = unpack((header, list(arrays)))
         if not isinstance(outcome, Known):
@@ -144,7 +151,9 @@ class Stream:
         image = unpack((kept, [_NO_PIXELS]))
         if not isinstance(image, Image):
             return NotAssessed(outcome.item, "failed", "the feature cache is damaged; delete it and run again"), None
-        return replace(image, item=outcome.item), vectors
+        image = described(replace(image, item=outcome.item), source)
+        refused = foreign_modality(image, self.modalities)
+        return (image, vectors) if refused is None else (refused, None)
 
     def _encode(self, batch: Batch, known: Mapping[int, Mapping[str, np.ndarray]], cache: FeatureCache | None) -> Batch:
         at = [i for i, e in enumerate(batch.entries) if isinstance(e, Image)]
@@ -169,7 +178,10 @@ def _row(batch: Batch, i: int, n: int, signals: Mapping[str, Tensor]) -> tuple[s
     entry = batch.entries[i]
     if not isinstance(entry, Image):
         raise TypeError("only images are kept")
-    header, _ = pack(replace(entry, pixels=_NO_PIXELS, mask=None, meta={}, item=""))
+    manifest = batch.sources[i].meta
+    own = {k: v for k, v in entry.meta.items() if k not in manifest}
+    group = "" if set(PATIENT_COLUMNS) & set(manifest) else entry.group
+    header, _ = pack(replace(entry, pixels=_NO_PIXELS, mask=None, meta=own, group=group, item=""))
     vectors = {k: v[n].cpu().numpy() for k, v in signals.items() if k not in STATIC and v.ndim == 2 and not k.endswith(".last")}
     if i in batch.prints:
         vectors[_PRINT] = batch.prints[i]
@@ -187,7 +199,9 @@ def _merge(
     names = [name for name in next(iter(known.values())) if name != _PRINT]
     merged = {k: v for k, v in signals.items() if k in STATIC}
     for name in names:
-        merged[name] = torch.stack([signals[name][position[i]] if i in position else torch.tensor(known[i][name], device=device) for i in at])
+        merged[name] = torch.stack(
+            [signals[name][position[i]] if i in position else torch.tensor(known[i][name], device=device) for i in at]
+        )
     layers = [n for n in names if n.startswith("features.")]
     if layers:
         merged["features.last"] = merged[layers[-1]]

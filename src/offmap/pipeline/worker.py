@@ -1,5 +1,6 @@
 """What a decode worker does with one source: read, give a file form, prepare, pack. It never imports torch."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -15,8 +16,8 @@ from offmap.explain.maps import display
 from offmap.pipeline.cache import FeatureCache
 from offmap.prepare.preparation import Preparation
 from offmap.read.limits import DEFAULT, Limits
-from offmap.read.load import Known, load
-from offmap.read.workers import Message, pack
+from offmap.read.load import load
+from offmap.read.messages import Message, pack
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,9 @@ class Work:
 
     def prepared(self, image: Image) -> Outcome:
         """The image after all steps, or why it cannot be assessed."""
-        if self.modalities and image.modality and image.modality not in self.modalities:
-            detail = f"DICOM modality {image.modality}; the gate was fitted on {', '.join(self.modalities)}"
-            return NotAssessed(image.item, "wrong_modality", detail)
+        refused = foreign_modality(image, self.modalities)
+        if refused is not None:
+            return refused
         try:
             if self.form_seed is not None:
                 image = _random_form(image, self.form_seed)
@@ -86,6 +87,13 @@ class Work:
         return image
 
 
+def foreign_modality(image: Image, known: tuple[str, ...]) -> NotAssessed | None:
+    """A refusal when the DICOM tags name a modality that the gate was not fitted on; None = fine or not known."""
+    if not known or not image.modality or image.modality in known:
+        return None
+    return NotAssessed(image.item, "wrong_modality", f"DICOM modality {image.modality}; the gate was fitted on {', '.join(known)}")
+
+
 def _random_form(image: Image, seed: int) -> Image:
     from offmap.simulate.forms import random_form
 
@@ -93,21 +101,14 @@ def _random_form(image: Image, seed: int) -> Image:
 
 
 def _frozen(steps: Sequence[Mapping[str, Any]]) -> str:
-    import json
-
     return json.dumps(list(steps), sort_keys=True)
 
 
 @lru_cache(maxsize=4)
 def _preparation(steps: str) -> Preparation:
-    import json
-
     return Preparation.from_json(json.loads(steps), where="prepare")
 
 
 @lru_cache(maxsize=1)
 def _cache(path: Path) -> FeatureCache:
     return FeatureCache(path)
-
-
-__all__ = ["Known", "Work"]

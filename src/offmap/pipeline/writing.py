@@ -1,19 +1,69 @@
 """Scoring into files: table, maps, page; all appear whole or not at all."""
 
-import contextlib
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from offmap.core.errors import ConfigError, DataError
 from offmap.core.types import Source
 from offmap.pipeline.inputs import PathLike, paths
-from offmap.pipeline.run import MapFolder, Summary, follow, results
+from offmap.pipeline.run import MapFolder, Result, Summary, follow, results
 from offmap.pipeline.stream import Progress
+from offmap.read.dicom_header import IDENTIFIERS
+from offmap.read.load import PATIENT_COLUMNS
+from offmap.report.page import Page
 from offmap.report.writer import TableWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from offmap.pipeline.gate import Gate
 
-IDENTIFIERS = ()
+
+def write(
+    gate: "Gate",
+    inputs: PathLike | Sequence[PathLike],
+    out: Path,
+    *,
+    maps: Path | None,
+    report: Path | None,
+    jobs: int | None,
+    identifiers: bool,
+    progress: Progress | None,
+    use_cache: bool,
+) -> Summary:
+    """Score all inputs into a table and, when asked for, a folder of maps and a page; see ``Gate.score_to``."""
+    if maps is not None and not gate.scorer.maps:
+        parts = ", ".join(gate.recipe.parts)
+        raise ConfigError(f"--maps: no part of this gate draws maps ({parts}); fit with one that does, such as patchcore")
+    found = paths(inputs, volumes=gate.volumes)
+    if not found.sources:
+        raise DataError(f"there is nothing to score: {found.skipped} files were skipped, no other was found. See `offmap check`")
+    picture = maps is not None or report is not None
+    stream = gate.stream(jobs, maps=picture, picture=picture, identifiers=identifiers, use_cache=use_cache)
+    summary = Summary()
+    with ExitStack() as stack:
+        table = stack.enter_context(
+            TableWriter(out, parts=list(gate.recipe.parts), identifiers=IDENTIFIERS if identifiers else (), meta=_columns(found.sources))
+        )
+        page = stack.enter_context(Page(report, gate.card, histogram=gate.histogram(), table=out.name)) if report is not None else None
+        folder = MapFolder(maps) if maps is not None else None
+        rows = results(gate, stream.over(found.sources), maps=picture)
+        for i, result in enumerate(follow(rows, total=len(found.sources), progress=progress, summary=summary)):
+            table.append(result.row)
+            if folder is not None:
+                folder.write(i, result)
+            if page is not None:
+                _show(gate, page, result)
+    return summary
+
+
+def _show(gate: "Gate", page: Page, result: Result) -> None:
+    near = []
+    if gate.neighbours is not None and result.features is not None and page.wants(result.row):
+        near = gate.near(result.features)
+    page.add(result.row, result.picture, result.overlay, neighbours=near)
+
+
+def _columns(sources: Sequence[Source]) -> list[str]:
+    """Columns of the manifests, patients apart."""
+    return list(dict.fromkeys(k for s in sources for k in s.meta if k not in PATIENT_COLUMNS))

@@ -1,0 +1,69 @@
+"""One image explained: verdict, map, nearest in-distribution images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from offmap.core.errors import ConfigError, DataError
+from offmap.core.types import REASONS
+from offmap.pipeline.inputs import images, is_array, paths
+from offmap.pipeline.run import MapFolder, Result, results
+from offmap.report.page import Page
+from offmap.report.row import Row
+from offmap.report.table import Table
+
+if TYPE_CHECKING:
+    from offmap.pipeline.gate import Gate
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """What there is to say of one image.
+
+    Args:
+        row: as in the score table.
+        map: oddness ``(H, W)`` or ``(D, H, W)`` of the image as read, NaN outside the scored field; None without a localiser.
+        neighbours: thumbnails of the nearest in-distribution images, the nearest first; empty when they were not kept.
+        causes: empty until causes are fitted.
+    """
+
+    row: Row
+    map: np.ndarray | None
+    neighbours: tuple[np.ndarray, ...]
+    causes: tuple[str, ...] = ()
+    _gate: "Gate" = field(repr=False, kw_only=True)
+    _result: Result = field(repr=False, kw_only=True)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``index.html``, ``row.json`` (as a table of one row), and the map as ``0000000.npy`` and ``.png``.
+
+        Raises:
+            ConfigError: the folder cannot be written, or holds a page that offmap did not write.
+        """
+        place = Path(folder)
+        with Page(place, self._gate.card, histogram=self._gate.histogram()) as page:
+            page.add(self.row, self._result.picture, self._result.overlay, neighbours=self.neighbours)
+        MapFolder(place).write(0, self._result)
+        Table.from_rows([self.row]).save(place / "row.jsonl")
+        return place / "index.html"
+
+
+def explain(gate: "Gate", image: Any, *, axes: str, spacing: Sequence[float] | None) -> Explanation:
+    """See ``Gate.explain``."""
+    stream = gate.stream(0 if is_array(image) else 1, maps=True, picture=True)
+    if is_array(image):
+        batches = stream.over_images(images(image, axes=axes, spacing=spacing))
+    else:
+        batches = stream.over(paths(image, volumes=gate.volumes).sources)
+    found = list(results(gate, batches, maps=True))
+    if len(found) != 1:
+        names = f", the first is {found[0].row.item!r}" if found else ""
+        raise ConfigError(f"explain takes one image; this names {len(found)}{names}")
+    result = found[0]
+    if result.row.status != "ok":
+        raise DataError(f"{result.row.item} is not assessed: {result.row.reason} ({REASONS.get(result.row.reason, '')})")
+    near = tuple(gate.near(result.features)) if result.features is not None else ()
+    return Explanation(result.row, result.map, near, _gate=gate, _result=result)

@@ -1,0 +1,153 @@
+"""A gate on disk: what of it goes into the bundle, and how it is built again without trusting the bundle."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from offmap.calibrate import conformal, tail
+from offmap.calibrate.combine import Combine, Combined
+from offmap.core import bundle, registry
+from offmap.core.detector import Detector, Fitted
+from offmap.core.errors import BundleError, ConfigError
+from offmap.explain.neighbours import Neighbours
+from offmap.pipeline import recipe as recipes
+from offmap.pipeline.inputs import PathLike
+from offmap.pipeline.scorer import Ensemble, Scorer
+from offmap.prepare.preparation import Preparation
+from offmap.represent.device import resolve_device
+from offmap.represent.open import rebuild
+
+if TYPE_CHECKING:
+    from offmap.pipeline.gate import Gate
+
+KEPT_BYTES = 200 * 10**6
+"""Weights up to this size are copied into the gate."""
+
+
+def save(gate: "Gate", folder: Path) -> str:
+    """Write the gate; returns its id."""
+    manifest, stages, extra = _content(gate)
+    return bundle.write(folder, manifest, stages, extra=extra)
+
+
+def identity(gate: "Gate") -> str:
+    """The id that the gate has or would have on disk."""
+    manifest, stages, extra = _content(gate)
+    return bundle.identity(manifest, stages, extra=extra)
+
+
+def load(
+    path: PathLike,
+    *,
+    expect: str | None = None,
+    encoder: "str | torch.nn.Module | None" = None,
+    trust_classifier: bool = False,
+    device: str = "auto",
+) -> "Gate":
+    """Open a gate.
+
+    Args:
+        path: the gate's folder.
+        expect: ``sha256:...``, refuse any other gate.
+        encoder: the encoder, where the gate does not hold its weights (large ones and classifiers).
+        trust_classifier: allow ``classifier:FILE`` to run the program in that file.
+        device: ``auto``, ``cpu``, ``cuda``, ``mps``.
+
+    Raises:
+        BundleError: damaged, forged, foreign or newer; or the encoder is not the one it was fitted with.
+    """
+    found = bundle.read(Path(path), expect=expect)
+    manifest = found.manifest
+    where = resolve_device(device)
+    try:
+        recipe = recipes.from_json(manifest["recipe"])
+        network = rebuild(
+            manifest["stages"]["encoder"]["params"],
+            found.stages["encoder"] or None,
+            given=encoder,
+            trust_classifier=trust_classifier,
+            device=str(where),
+        )
+        preparation = Preparation.from_json(manifest["prepare"], where="prepare")
+        scorer = _scorer(manifest, found.stages).to(where)
+        neighbours = Neighbours.read(found) if "neighbours" in found.stages else None
+        return _gate()(recipe, network, preparation, scorer, manifest["facts"], neighbours, where)
+    except (KeyError, TypeError, IndexError, AttributeError, ConfigError) as error:
+        text = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__} {error}"
+        raise BundleError(f"{path} is damaged or was written by another version of offmap: {text}. Fit the gate anew") from error
+
+
+def _gate() -> "type[Gate]":
+    from offmap.pipeline.gate import Gate
+
+    return Gate
+
+
+def _content(gate: "Gate") -> tuple[dict[str, Any], dict[str, Mapping[str, Tensor]], dict[str, bytes]]:
+    scorer = gate.scorer
+    stages: dict[str, dict[str, Any]] = {"encoder": {"method": "encoder", "params": gate.encoder.config()}}
+    tensors: dict[str, Mapping[str, Tensor]] = {"encoder": _weights(gate)}
+    for name, states in scorer.ensemble.parts.items():
+        for k, fitted in enumerate(states):
+            _add(stages, tensors, f"score.{name}.{k}", fitted)
+    for name, fitted in scorer.maps.items():
+        _add(stages, tensors, f"map.{name}", fitted)
+    for k, combined in enumerate(scorer.ensemble.combined):
+        stages[f"combine.{k}"] = {"method": "combine", "params": {"reduce": combined.reduce}}
+        tensors[f"combine.{k}"] = combined.state()
+    stages["calibrate"] = {"method": "conformal", "params": {}}
+    tensors["calibrate"] = scorer.ranks.state()
+    stages["tail"] = {"method": "tail", "params": {}}
+    tensors["tail"] = scorer.tail.state()
+    extra: dict[str, bytes] = {}
+    if gate.neighbours is not None:
+        stages["neighbours"] = {"method": "neighbours", "params": {}}
+        tensors["neighbours"] = gate.neighbours.state()
+        extra = gate.neighbours.files()
+    manifest = {
+        "recipe": gate.recipe.to_json(),
+        "prepare": gate.preparation.to_json(),
+        "parts": list(scorer.ensemble.parts),
+        "folds": scorer.ensemble.folds,
+        "maps": {name: list(limits) for name, limits in scorer.map_limits.items()},
+        "facts": dict(gate.facts),
+        "stages": stages,
+    }
+    return manifest, tensors, extra
+
+
+def _add(stages: dict[str, dict[str, Any]], tensors: dict[str, Mapping[str, Tensor]], stage: str, fitted: Fitted) -> None:
+    stages[stage] = {"method": fitted.detector.method(), "params": fitted.detector.params()}
+    tensors[stage] = fitted.state
+
+
+def _weights(gate: "Gate") -> Mapping[str, Tensor]:
+    weights = gate.encoder.state() or {}
+    return weights if sum(t.numel() * t.element_size() for t in weights.values()) <= KEPT_BYTES else {}
+
+
+def _scorer(manifest: Mapping[str, Any], stages: Mapping[str, Mapping[str, Tensor]]) -> Scorer:
+    folds = int(manifest["folds"])
+    parts = {name: tuple(_fitted(manifest, stages, f"score.{name}.{k}") for k in range(folds)) for name in manifest["parts"]}
+    maps = {name: _fitted(manifest, stages, f"map.{name}") for name in manifest["maps"]}
+    limits = {name: (float(low), float(high)) for name, (low, high) in manifest["maps"].items()}
+    combined = tuple(
+        Combined.from_state(Combine.from_params(manifest["stages"][f"combine.{k}"]["params"]), stages[f"combine.{k}"])
+        for k in range(folds if len(parts) > 1 else 0)
+    )
+    ranks, law = conformal.from_state(stages["calibrate"]), tail.from_state(stages["tail"])
+    if len(ranks.sizes) != folds or ranks.n != law.n:
+        raise BundleError(
+            f"{len(ranks.sizes)} folds of {ranks.n} calibration scores do not fit {folds} folds of {law.n}. Fit the gate anew"
+        )
+    return Scorer(Ensemble(parts, combined), ranks, law, maps, limits)
+
+
+def _fitted(manifest: Mapping[str, Any], stages: Mapping[str, Mapping[str, Tensor]], stage: str) -> Fitted:
+    entry = manifest["stages"][stage]
+    detector = registry.load("score", entry["method"], Detector).from_params(entry["params"], where=stage)
+    return Fitted(detector, MappingProxyType(dict(stages[stage])))
