@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from offmap.core.encoder import Encoder, Input
-from offmap.core.errors import BundleError, ConfigError, SignalError
+from offmap.core.errors import BundleError, ConfigError, NotAvailableError, SignalError
 from offmap.core.types import Signals
 from offmap.represent.digest import tensors_sha256
 from offmap.represent.layers import chosen, joined, map_names, map_signals, normalise, read_layers, wanted
@@ -32,6 +33,7 @@ class BuiltinEncoder(Encoder):
     Args:
         weights: tensors of ``SmallNet`` by name.
         net: the ``config.json`` beside the weights.
+        name: ``builtin`` or ``builtin:DIR``.
         layers: those to give; all when empty.
         size: side of the input in pixels; the one it was trained at when None.
 
@@ -45,6 +47,7 @@ class BuiltinEncoder(Encoder):
         weights: Mapping[str, Tensor],
         net: Mapping[str, Any],
         *,
+        name: str = "builtin",
         layers: Sequence[str] = (),
         size: int | None = None,
         device: torch.device | str = "cpu",
@@ -53,7 +56,7 @@ class BuiltinEncoder(Encoder):
         self._config = dict(net)
         self._net = _filled(SmallNet.from_config(net), weights).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._device = torch.device(device)
-        self.name = "builtin"
+        self.name = name
         self.layers = chosen(layers, self._net.taps, "the built-in encoder")
         self.provides = map_names(self.layers) | {"image"}
         self.input = _input(net, size)
@@ -69,9 +72,31 @@ class BuiltinEncoder(Encoder):
         return cls(load((folder / "offmap_encoder.safetensors").read_bytes()), net, layers=layers, size=size, device=device)
 
     @classmethod
+    def from_folder(
+        cls, folder: Path, *, layers: Sequence[str] = (), size: int | None = None, device: torch.device | str = "cpu"
+    ) -> "BuiltinEncoder":
+        """One of the same family from the ``model.safetensors`` and ``config.json`` that `offmap train-encoder` writes.
+
+        Raises:
+            NotAvailableError: one of the two files is missing.
+            ConfigError: they cannot be read.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            net = json.loads((folder / "config.json").read_text())
+            weights = load_file(folder / "model.safetensors")
+        except FileNotFoundError as error:
+            raise NotAvailableError(f"{folder} must hold config.json and model.safetensors of `offmap train-encoder`") from error
+        except (SafetensorError, ValueError) as error:
+            raise ConfigError(f"{folder} holds no readable encoder: {error}") from error
+        return cls(weights, net, name=f"builtin:{folder}", layers=layers, size=size, device=device)
+
+    @classmethod
     def from_bundle(cls, config: Mapping[str, Any], state: Mapping[str, Tensor], *, device: torch.device | str = "cpu") -> "BuiltinEncoder":
         """Build from what ``config`` and ``state`` gave."""
-        return cls(state, config["net"], layers=config["layers"], size=config["size"], device=device)
+        return cls(state, config["net"], name=config["name"], layers=config["layers"], size=config["size"], device=device)
 
     def encode(self, images: Float[Tensor, "n c h w"], needs: frozenset[str]) -> Signals:
         """As ``Encoder.encode``; one image gives the same values as in its batch, to about 1e-6.
@@ -102,7 +127,7 @@ class BuiltinEncoder(Encoder):
 
     def to(self, device: torch.device | str) -> "BuiltinEncoder":
         """The same encoder on another device."""
-        return BuiltinEncoder(self._stored, self._config, layers=self.layers, size=self.input.size, device=device)
+        return BuiltinEncoder(self._stored, self._config, name=self.name, layers=self.layers, size=self.input.size, device=device)
 
     def state(self) -> dict[str, Tensor]:
         """Weights as stored (float16, 4 MB)."""

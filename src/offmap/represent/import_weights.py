@@ -77,13 +77,12 @@ def _main(src: Path, made: Path) -> dict[str, Any]:
 
     _limit(4 * src.stat().st_size + MEMORY)
     try:
-        content = torch.load(src, map_location="cpu", weights_only=True)  # noqa: house
+        content = torch.load(src, map_location="cpu", weights_only=True)  # the one place; noqa: house
     except MemoryError:
         return {"error": "does not fit into the memory limit"}
     except Exception as error:
-        return {
-            "error": f"needs code to load, or is damaged ({type(error).__name__}): ask its authors for safetensors, or save its state_dict alone"
-        }
+        kind = type(error).__name__
+        return {"error": f"needs code to load, or is damaged ({kind}): ask its authors for safetensors, or save its state_dict alone"}
     for key in WITHIN:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

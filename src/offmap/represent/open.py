@@ -1,6 +1,7 @@
 """Encoders by their name on the command line, and again from a gate."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def open_encoder(
     """Open an encoder.
 
     Args:
-        spec: ``builtin``, ``hub:NAME_OR_DIR``, ``classifier:FILE``, or the user's own module.
+        spec: ``builtin``, ``builtin:DIR`` (of `offmap train-encoder`), ``hub:NAME_OR_DIR``, ``classifier:FILE``, or a module.
         layers: those to give; the encoder's default ones when empty.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         trust_classifier: lets a program file run.
@@ -46,8 +47,8 @@ def open_encoder(
         return _classifier(Path(rest), layers=layers, device=place, trust=trust_classifier, spec=input, head=head)
     if head is not None:
         raise ConfigError(f"head = {head!r} goes with a classifier, not with {spec}")
-    if spec == "builtin":
-        return _builtin(layers, input, place)
+    if kind == "builtin" and bool(rest) == (":" in spec):
+        return _builtin(rest, layers, input, place)
     if kind == "hub" and rest:
         from offmap.represent.hub import HubEncoder
 
@@ -55,8 +56,12 @@ def open_encoder(
     raise ConfigError(f"encoder {spec!r} is unknown; use builtin, hub:NAME_OR_DIR or classifier:FILE")
 
 
-def _builtin(layers: Sequence[str], spec: Input | None, device: torch.device) -> BuiltinEncoder:
-    encoder = BuiltinEncoder.shipped(layers=layers, size=None if spec is None else spec.size, device=device)
+def _builtin(folder: str, layers: Sequence[str], spec: Input | None, device: torch.device) -> BuiltinEncoder:
+    size = None if spec is None else spec.size
+    if folder:
+        encoder = BuiltinEncoder.from_folder(Path(folder), layers=layers, size=size, device=device)
+    else:
+        encoder = BuiltinEncoder.shipped(layers=layers, size=size, device=device)
     if spec is not None and spec != encoder.input:
         raise ConfigError(f"the built-in encoder was trained with {encoder.input}; only the size can change")
     return encoder
@@ -120,10 +125,16 @@ def _given(config: Mapping[str, Any], given: Given, trust: bool, device: str) ->
     if kind != config["kind"]:
         raise BundleError(f"encoder {kind} was given, the gate was fitted on {config.get('name')}")
     if kind == "builtin":
-        return BuiltinEncoder.shipped(layers=config["layers"], size=config["size"], device=resolve_device(device))
+        return _builtin_given(str(given), config, device)
     return open_encoder(
         given, layers=config["layers"], device=device, trust_classifier=trust, input=input_from(config["input"]), head=config.get("head")
     )
+
+
+def _builtin_given(given: str, config: Mapping[str, Any], device: str) -> Encoder:
+    found = open_encoder(given, device=device)
+    shape = replace(found.input, size=int(config["size"]))
+    return open_encoder(given, layers=config["layers"], device=device, input=shape)
 
 
 def _kept(config: Mapping[str, Any], state: Mapping[str, Tensor], device: str) -> Encoder:

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import mul
 from typing import Any
 
 from jaxtyping import Float
@@ -66,6 +68,7 @@ class SmallNet(nn.Module):
         )
         self.taps = ("stem", *(f"stages.{i}" for i in range(len(stages))))
         self.widths = dict(zip(self.taps, widths, strict=True))
+        self.strides = dict(zip(self.taps, accumulate((2, *(s.stride for s in stages)), mul), strict=True))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "SmallNet":
