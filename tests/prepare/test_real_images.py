@@ -65,7 +65,7 @@ def test_ct_slices_are_windowed_by_hounsfield_units() -> None:
 def test_mr_of_any_scanner_fills_the_range(folder: str) -> None:
     for image in read(f"dicom/{folder}", "*", 3):
         out = Window()(image).pixels
-        assert np.quantile(out[image.pixels > image.pixels.min()], [0.004, 0.5, 0.996]) == pytest.approx([0, 0.3, 1], abs=0.29)
+        assert np.quantile(out[image.pixels > image.pixels.min()], [0.004, 0.996]) == pytest.approx([0, 1], abs=0.05)
         doubled = Window()(dataclasses.replace(image, pixels=image.pixels.astype(np.float32) * 2)).pixels
         assert np.allclose(out, doubled, atol=1e-5)
 

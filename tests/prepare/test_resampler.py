@@ -20,7 +20,7 @@ def triangle_matrix(old: int, new: int) -> np.ndarray:
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(h=sizes, w=sizes, p=sizes, q=sizes, channels=st.sampled_from([1, 3]), seed=st.integers(0, 99))
 def test_is_the_separable_triangle_filter(h: int, w: int, p: int, q: int, channels: int, seed: int) -> None:
     pixels = np.random.default_rng(seed).random((channels, h, w), dtype=np.float32)
@@ -34,14 +34,14 @@ def test_volumes_are_filtered_along_the_slices_too() -> None:
     assert np.allclose(resample(pixels, (4, 20, 5)), expected, atol=2e-6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(h=sizes, w=sizes, p=sizes, q=sizes, value=st.floats(-1000, 3000, width=32))
 def test_a_constant_stays_constant(h: int, w: int, p: int, q: int, value: float) -> None:
     out = resample(np.full((1, h, w), value, dtype=np.float32), (p, q))
     assert np.allclose(out, value, rtol=1e-6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(h=sizes, w=sizes, p=sizes, q=sizes, seed=st.integers(0, 99))
 def test_values_stay_in_range_and_mirror_images_mirror(h: int, w: int, p: int, q: int, seed: int) -> None:
     pixels = np.random.default_rng(seed).random((1, h, w), dtype=np.float32)
@@ -83,7 +83,7 @@ def test_eight_bit_resampling_of_pillow_is_not_good_enough() -> None:
     assert 0.5 < np.abs(ours - eight).max() < 1.5
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(h=sizes, w=sizes, p=sizes, q=sizes, seed=st.integers(0, 99))
 def test_masks_take_the_nearest_pixel(h: int, w: int, p: int, q: int, seed: int) -> None:
     mask = np.random.default_rng(seed).random((h, w)) > 0.5

@@ -12,7 +12,7 @@ from offmap.simulate.lesions import LesionRanges, foreground, plant_lesion
 FLAT = np.full((1, 120, 140), 0.4, np.float32)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 10_000), channels=st.sampled_from([1, 3]))
 def test_the_mask_is_exact(seed: int, channels: int) -> None:
     pixels = np.random.default_rng(0).uniform(0.2, 0.5, (channels, 90, 70)).astype(np.float32)
