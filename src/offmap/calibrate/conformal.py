@@ -74,7 +74,7 @@ class Calibrated:
 
     def surprise(self, p_value: Float64[Tensor, " m"]) -> Float64[Tensor, " m"]:
         """``-log2(p)`` in bits, in [0, cap]."""
-        return (-torch.log2(p_value)).clamp(min=0.0, max=self.cap)
+        return (-torch.log2(p_value)).clamp(max=self.cap) + 0.0
 
     def score(self, scores: Float[Tensor, "*k m"]) -> Float[Tensor, " m"]:
         """One score an image: as it is for a split, the mean of the K standardised ones otherwise."""

@@ -33,7 +33,8 @@ def finite(scores: Float[Tensor, "*k m"], what: str) -> Float[Tensor, "*k m"]:
         SignalError: naming the columns (images) that are not finite.
     """
     values = scores.detach().to("cpu", torch.float32)
-    bad = torch.nonzero(~torch.isfinite(values).reshape(-1, values.shape[-1]).all(dim=0)).flatten().tolist()
+    good = torch.isfinite(values) if values.ndim == 1 else torch.isfinite(values).flatten(0, -2).all(dim=0)
+    bad = torch.nonzero(~good).flatten().tolist()
     if bad:
         listed = ", ".join(map(str, bad[:8])) + (", ..." if len(bad) > 8 else "")
         raise SignalError(f"{what} of shape {tuple(scores.shape)} are not finite in float32 for the images [{listed}]")

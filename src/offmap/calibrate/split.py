@@ -118,22 +118,30 @@ def _shuffled(name: str, seed: int) -> str:
 
 
 def _even_out(chosen: list[list[_Unit]], lacking: np.ndarray, wanted: list[int]) -> None:
-    """Move single units from parts that are too large to parts that are too small, while it helps."""
+    """Move single units, or swap two, from parts that are too large to parts that are too small, while it helps."""
     for _ in range(100):
-        best: tuple[float, int, int, int] = (1e-9, -1, -1, -1)
-        for source in wanted:
-            for target in wanted:
-                if source == target or lacking[source] >= 0 or lacking[target] <= 0 or len(chosen[source]) < 2:
-                    continue
-                for index, unit in enumerate(chosen[source]):
-                    size = len(unit.rows)
-                    before = abs(lacking[source]) + abs(lacking[target])
-                    gain = before - abs(lacking[source] + size) - abs(lacking[target] - size)
-                    best = max(best, (float(gain), source, target, index), key=lambda move: move[0])
-        gain, source, target, index = best
-        if source < 0:
+        options = [
+            (abs(lacking[a]) + abs(lacking[b]) - abs(lacking[a] + size) - abs(lacking[b] - size), a, b, given, taken)
+            for a in wanted
+            for b in wanted
+            if lacking[a] < 0 < lacking[b]
+            for given, taken, size in _exchanges(chosen[a], chosen[b])
+        ]
+        gain, a, b, given, taken = max(options, key=lambda option: option[0], default=(0.0, 0, 0, None, None))
+        if gain < 1e-9 or given is None:
             return
-        unit = chosen[source].pop(index)
-        chosen[target].append(unit)
-        lacking[source] += len(unit.rows)
-        lacking[target] -= len(unit.rows)
+        for unit, source, target in ((given, a, b), (taken, b, a)):
+            if unit is not None:
+                chosen[source].remove(unit)
+                chosen[target].append(unit)
+                lacking[source] += len(unit.rows)
+                lacking[target] -= len(unit.rows)
+
+
+def _exchanges(source: list[_Unit], target: list[_Unit]) -> list[tuple[_Unit, _Unit | None, int]]:
+    """One unit given and one or none taken back, with the rows that change sides; one for each pair of sizes."""
+    give = {len(unit.rows): unit for unit in source}
+    take: dict[int, _Unit | None] = {len(unit.rows): unit for unit in target}
+    if len(source) > 1:
+        take[0] = None
+    return [(unit, other, size - back) for size, unit in give.items() for back, other in take.items() if size > back]
