@@ -4,7 +4,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, BinaryIO
+from io import BufferedIOBase
+from typing import Any
 
 import numpy as np
 
@@ -174,7 +175,7 @@ def normal(orientation: tuple[float, ...]) -> np.ndarray:
     return np.asarray(across / length)
 
 
-def open_file(file: BinaryIO, *, stored: int, limits: Limits, identifiers: bool = False) -> DicomFile:
+def open_file(file: BufferedIOBase, *, stored: int, limits: Limits, identifiers: bool = False) -> DicomFile:
     """Read and check the header of one file.
 
     Raises:
@@ -185,7 +186,7 @@ def open_file(file: BinaryIO, *, stored: int, limits: Limits, identifiers: bool 
     return DicomFile(header, lay, Frames(header, lay, limits), identifiers)
 
 
-def parts(file: BinaryIO, *, stored: int, volume: bool, limits: Limits, identifiers: bool) -> Iterator[Part]:
+def parts(file: BufferedIOBase, *, stored: int, volume: bool, limits: Limits, identifiers: bool) -> Iterator[Part]:
     """One part a frame, or the file as one volume.
 
     Raises:

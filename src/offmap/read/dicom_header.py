@@ -9,8 +9,8 @@ import re
 import struct
 import zlib
 from dataclasses import dataclass
-from io import BytesIO
-from typing import Any, BinaryIO
+from io import BufferedIOBase, BytesIO
+from typing import Any
 
 from offmap.core.errors import ReadError
 from offmap.read import tags
@@ -94,7 +94,7 @@ class Header:
     """
 
     data: Any
-    file: BinaryIO
+    file: BufferedIOBase
     size: int
     syntax: str
     keyword: str
@@ -103,7 +103,7 @@ class Header:
     length: int
 
 
-def read(file: BinaryIO, *, stored: int, limits: Limits, identifiers: bool = False) -> Header:
+def read(file: BufferedIOBase, *, stored: int, limits: Limits, identifiers: bool = False) -> Header:
     """Read a header, refusing bombs and deep nesting.
 
     Raises:
@@ -136,7 +136,7 @@ def read(file: BinaryIO, *, stored: int, limits: Limits, identifiers: bool = Fal
     return Header(data, file, stored, syntax, keyword, vr, at, length)
 
 
-def _inflated(file: BinaryIO, start: int, stored: int, limits: Limits) -> tuple[BinaryIO, int, int]:
+def _inflated(file: BufferedIOBase, start: int, stored: int, limits: Limits) -> tuple[BufferedIOBase, int, int]:
     """A deflated file as if it had been written plainly, expanded no further than the limit."""
     file.seek(start)
     packed = file.read()
@@ -155,7 +155,7 @@ def _inflated(file: BinaryIO, start: int, stored: int, limits: Limits) -> tuple[
     return BytesIO(head + plain), len(head) + len(plain), len(head)
 
 
-def _check_header(file: BinaryIO, start: int, end: int, *, big: bool) -> bool:
+def _check_header(file: BufferedIOBase, start: int, end: int, *, big: bool) -> bool:
     """Whether the header ends where its elements say; refuses deep nesting."""
     if end - start > _MAX_HEADER:
         raise ReadError("bomb", f"the DICOM header has {end - start:,} bytes")

@@ -9,7 +9,8 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, BinaryIO
+from io import BufferedIOBase
+from typing import Any
 
 import numpy as np
 
@@ -263,7 +264,7 @@ def _fragments(header: Header) -> tuple[list[tuple[tuple[int, int], int]], list[
         at += 8 + length
 
 
-def _read(file: BinaryIO, at: int, length: int) -> bytes:
+def _read(file: BufferedIOBase, at: int, length: int) -> bytes:
     file.seek(at)
     data = file.read(length)
     if len(data) < length:

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from io import BytesIO
+from io import BufferedIOBase, BytesIO
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -160,7 +159,7 @@ def _open(source: Source, limits: Limits, identifiers: bool, stack: ExitStack) -
     return file_digest, _parts(source, data, size, limits, identifiers)
 
 
-def _opened(path: Path, limits: Limits, stack: ExitStack) -> tuple[BinaryIO, int]:
+def _opened(path: Path, limits: Limits, stack: ExitStack) -> tuple[BufferedIOBase, int]:
     info = path.stat()
     if stat.S_ISDIR(info.st_mode):
         if path.is_symlink():
@@ -175,7 +174,7 @@ def _opened(path: Path, limits: Limits, stack: ExitStack) -> tuple[BinaryIO, int
     return stack.enter_context(path.open("rb")), info.st_size
 
 
-def _hashed(file: BinaryIO, size: int) -> tuple[str, BinaryIO]:
+def _hashed(file: BufferedIOBase, size: int) -> tuple[str, BufferedIOBase]:
     """SHA-256 of the bytes, and the bytes to read on from (held in memory when few)."""
     if size <= _SMALL:
         data = file.read()
@@ -196,7 +195,7 @@ def _series_digest(source: Source, limits: Limits) -> str:
     return whole.hexdigest()
 
 
-def _parts(source: Source, file: BinaryIO, size: int, limits: Limits, identifiers: bool) -> Iterator[Part]:
+def _parts(source: Source, file: BufferedIOBase, size: int, limits: Limits, identifiers: bool) -> Iterator[Part]:
     """The reader of the format that the first bytes show; the file's suffix is not looked at."""
     head = file.read(_HEAD)
     file.seek(0)
@@ -220,7 +219,7 @@ def _parts(source: Source, file: BinaryIO, size: int, limits: Limits, identifier
     return _nifti(source, file, head, size, limits)
 
 
-def _nifti(source: Source, file: BinaryIO, head: bytes, size: int, limits: Limits) -> Iterator[Part]:
+def _nifti(source: Source, file: BufferedIOBase, head: bytes, size: int, limits: Limits) -> Iterator[Part]:
     from offmap.read import nifti
 
     packed = head[:2] == b"\x1f\x8b"

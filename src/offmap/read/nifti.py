@@ -11,7 +11,8 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import IO, Any, BinaryIO, cast
+from io import BufferedIOBase
+from typing import Any, cast
 
 import numpy as np
 
@@ -35,7 +36,7 @@ def matches(head: bytes) -> bool:
 class _Nifti:
     """What the header says, checked."""
 
-    stream: IO[bytes]
+    stream: BufferedIOBase
     shape: tuple[int, int, int]
     times: int
     dtype: np.dtype
@@ -50,7 +51,7 @@ class _Nifti:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def parts(file: BinaryIO, *, stored: int, volume: bool, limits: Limits) -> Iterator[Part]:
+def parts(file: BufferedIOBase, *, stored: int, volume: bool, limits: Limits) -> Iterator[Part]:
     """One part an axial slice, or one a volume (several when the file is 4-D).
 
     Raises:
@@ -59,7 +60,7 @@ def parts(file: BinaryIO, *, stored: int, volume: bool, limits: Limits) -> Itera
     file.seek(0)
     packed = file.read(2) == b"\x1f\x8b"
     file.seek(0)
-    stream = cast("IO[bytes]", gzip.GzipFile(fileobj=file)) if packed else file
+    stream = cast("BufferedIOBase", gzip.GzipFile(fileobj=file)) if packed else file
     nifti = _header(stream)
     limits.check(math.prod(nifti.shape) * (3 if nifti.dtype.names else 1))
     expanded = nifti.offset + nifti.volume_bytes * nifti.times
@@ -97,7 +98,7 @@ def _slice(nifti: _Nifti, time: int, z: int, held: dict[int, Image]) -> Image:
     return Image(pixels, "", Frame.whole(pixels.shape[1:]), spacing=spacing, bits=whole.bits, file_format="nifti")
 
 
-def _header(stream: IO[bytes]) -> _Nifti:
+def _header(stream: BufferedIOBase) -> _Nifti:
     from nibabel.nifti1 import Nifti1Header
     from nibabel.nifti2 import Nifti2Header
 
@@ -161,7 +162,7 @@ def _spatial(nifti: _Nifti) -> tuple[int, int, int]:
     return shown[0], shown[1], shown[2]
 
 
-def _read(stream: IO[bytes], at: int, size: int) -> bytes:
+def _read(stream: BufferedIOBase, at: int, size: int) -> bytes:
     try:
         stream.seek(at)
         data = stream.read(size)

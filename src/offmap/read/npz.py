@@ -5,7 +5,8 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import IO, BinaryIO
+from io import BufferedIOBase
+from typing import cast
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from offmap.read.raster import onto_black
 _STORAGE = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
-def keys(file: BinaryIO) -> tuple[str, ...]:
+def keys(file: BufferedIOBase) -> tuple[str, ...]:
     """Names of the arrays, in the order of the file.
 
     Raises:
@@ -35,14 +36,14 @@ def keys(file: BinaryIO) -> tuple[str, ...]:
 class _Array:
     """A member of the archive, opened behind its header."""
 
-    stream: IO[bytes]
+    stream: BufferedIOBase
     start: int
     shape: tuple[int, ...]
     dtype: np.dtype
     fortran: bool
 
 
-def parts(file: BinaryIO, *, key: str, volume: bool, limits: Limits) -> Iterator[Part]:
+def parts(file: BufferedIOBase, *, key: str, volume: bool, limits: Limits) -> Iterator[Part]:
     """One part an image: arrays ``(N, H, W)``, ``(N, H, W, 1|3|4)``, ``(H, W)``, volumes ``(N, D, H, W)``.
 
     Args:
@@ -84,7 +85,7 @@ def _opened(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Array:
         raise ReadError("unsupported", "the array holds objects or numbers that are no pixels; it is never unpickled")
     if any(n < 0 for n in shape):
         raise ReadError("bad_geometry", "the array has a negative length")
-    return _Array(stream, stream.tell(), tuple(int(n) for n in shape), dtype, bool(fortran))
+    return _Array(cast(BufferedIOBase, stream), stream.tell(), tuple(int(n) for n in shape), dtype, bool(fortran))
 
 
 def _in_c_order(array: _Array, limits: Limits) -> _Array:
@@ -120,7 +121,7 @@ def _split(array: _Array, volume: bool, limits: Limits) -> Iterator[Part]:
             yield Part(label, partial(_image, array, index * size, spatial, channels), name=f"{label}volume" if depth else "")
 
 
-def _bytes_at(stream: IO[bytes], at: int, size: int) -> bytes:
+def _bytes_at(stream: BufferedIOBase, at: int, size: int) -> bytes:
     try:
         stream.seek(at)
         data = stream.read(size)

@@ -3,7 +3,8 @@
 import struct
 from collections.abc import Iterator
 from functools import partial
-from typing import BinaryIO
+from io import BufferedIOBase
+from typing import IO, cast
 
 import numpy as np
 import PIL.Image
@@ -18,7 +19,7 @@ _ORIENTATION = 0x0112
 _DEPTH_STEP = {1: 255, 2: 85, 4: 17}
 
 
-def png_parts(file: BinaryIO, *, stored: int, limits: Limits) -> Iterator[Part]:
+def png_parts(file: BufferedIOBase, *, stored: int, limits: Limits) -> Iterator[Part]:
     """The one image of a PNG file.
 
     Raises:
@@ -36,7 +37,7 @@ def png_parts(file: BinaryIO, *, stored: int, limits: Limits) -> Iterator[Part]:
     yield Part("", partial(_png, file, depth, colour))
 
 
-def jpeg_parts(file: BinaryIO, *, stored: int, limits: Limits) -> Iterator[Part]:
+def jpeg_parts(file: BufferedIOBase, *, stored: int, limits: Limits) -> Iterator[Part]:
     """The one image of a JPEG file."""
     yield Part("", partial(_jpeg, file, stored, limits))
 
@@ -84,17 +85,17 @@ def _exif_orientation(image: PIL.Image.Image) -> int:
     return value if isinstance(value, int) else 1
 
 
-def _open(file: BinaryIO, kind: str) -> PIL.Image.Image:
+def _open(file: BufferedIOBase, kind: str) -> PIL.Image.Image:
     file.seek(0)
     try:
-        return PIL.Image.open(file, formats=(kind,))
+        return PIL.Image.open(cast("IO[bytes]", file), formats=(kind,))
     except PIL.Image.DecompressionBombError as error:
         raise ReadError("bomb", f"the {kind} is larger than Pillow's own limit") from error
     except (PIL.UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise ReadError(_why(file, kind, error), f"the {kind} header cannot be read") from error
 
 
-def _load(image: PIL.Image.Image, file: BinaryIO, kind: str) -> None:
+def _load(image: PIL.Image.Image, file: BufferedIOBase, kind: str) -> None:
     try:
         image.load()
     except MemoryError:
@@ -105,7 +106,7 @@ def _load(image: PIL.Image.Image, file: BinaryIO, kind: str) -> None:
         raise ReadError(reason, f"the {kind} {detail}") from error
 
 
-def _why(file: BinaryIO, kind: str, error: Exception) -> str:
+def _why(file: BufferedIOBase, kind: str, error: Exception) -> str:
     """``truncated`` when the decoder says so or the end marker is missing."""
     if "truncated" in str(error):
         return "truncated"
@@ -113,7 +114,7 @@ def _why(file: BinaryIO, kind: str, error: Exception) -> str:
     return "unreadable" if (b"IEND" if kind == "PNG" else b"\xff\xd9") in file.read() else "truncated"
 
 
-def _png(file: BinaryIO, depth: int, colour: int) -> Image:
+def _png(file: BufferedIOBase, depth: int, colour: int) -> Image:
     image = _open(file, "PNG")
     if depth == 16:
         pixels = _png16(file)
@@ -126,7 +127,7 @@ def _png(file: BinaryIO, depth: int, colour: int) -> Image:
     return image_of(pixels, bits=bits, file_format="png", orientation=_exif_orientation(image))
 
 
-def _png16(file: BinaryIO) -> np.ndarray:
+def _png16(file: BufferedIOBase) -> np.ndarray:
     import imagecodecs
 
     file.seek(0)
@@ -158,7 +159,7 @@ def _plain(image: PIL.Image.Image) -> np.ndarray:
     return np.array(image)
 
 
-def _jpeg(file: BinaryIO, stored: int, limits: Limits) -> Image:
+def _jpeg(file: BufferedIOBase, stored: int, limits: Limits) -> Image:
     image = _open(file, "JPEG")
     width, height = image.size
     values = width * height * len(image.getbands())

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, BinaryIO
+from io import BufferedIOBase
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ _JPEG = (6, 7)
 _UNCOMPRESSED = 1
 
 
-def parts(file: BinaryIO, *, stored: int, limits: Limits) -> Iterator[Part]:
+def parts(file: BufferedIOBase, *, stored: int, limits: Limits) -> Iterator[Part]:
     """One part a page; reduced copies of a page (thumbnails) are left out.
 
     Raises:

@@ -11,7 +11,7 @@ import signal
 import struct
 import warnings
 from collections.abc import Callable, Iterator
-from typing import BinaryIO
+from io import BufferedReader, BufferedWriter, FileIO
 
 from offmap.core.types import Source
 from offmap.read.messages import Message, encode
@@ -42,7 +42,7 @@ def main() -> None:
         os._exit(0)
 
 
-def _serve(work: Work, source: Source, index: int, replies: BinaryIO) -> None:
+def _serve(work: Work, source: Source, index: int, replies: BufferedWriter) -> None:
     try:
         for message in work(source):
             _reply(replies, {"task": index}, message)
@@ -57,10 +57,10 @@ def _serve(work: Work, source: Source, index: int, replies: BinaryIO) -> None:
     _reply(replies, {"task": index, "end": True}, None)
 
 
-def _private_streams() -> tuple[BinaryIO, BinaryIO]:
+def _private_streams() -> tuple[BufferedReader, BufferedWriter]:
     """Copies of standard input and output; the originals and standard error then lead nowhere."""
     requests = os.fdopen(os.dup(0), "rb")
-    replies = os.fdopen(os.dup(1), "wb", buffering=1 << 20)
+    replies: BufferedWriter = BufferedWriter(FileIO(os.dup(1), "wb"), 1 << 20)
     nowhere = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(nowhere, number)
@@ -80,12 +80,12 @@ def _limit(memory_bytes: int) -> None:
             continue
 
 
-def _request(requests: BinaryIO) -> bytes:
+def _request(requests: BufferedReader) -> bytes:
     head = requests.read(LENGTH.size)
     return requests.read(LENGTH.unpack(head)[0]) if len(head) == LENGTH.size else b""
 
 
-def _reply(replies: BinaryIO, envelope: dict[str, object], message: Message | None) -> None:
+def _reply(replies: BufferedWriter, envelope: dict[str, object], message: Message | None) -> None:
     for piece in encode(envelope, message):
         replies.write(piece)
     replies.flush()
