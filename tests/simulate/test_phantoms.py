@@ -47,10 +47,11 @@ def test_other_families_are_farther_than_ones_own(family: str) -> None:
 
 
 def test_files_are_written_by_part(tmp_path: Path) -> None:
-    written = write_phantoms(tmp_path / "with space", n=6, seed=0, size=64, near=3, far=6, family="chest")
+    folders = write_phantoms(tmp_path / "with space", n=6, seed=0, size=64, near=3, far=6, family="chest")
+    written = {part: sorted(place.iterdir()) for part, place in folders.items()}
     assert {part: len(paths) for part, paths in written.items()} == {"id": 6, "near": 3, "far": 6}
     for part, paths in written.items():
-        assert sorted(paths) == sorted((tmp_path / "with space" / part).iterdir())
+        assert folders[part] == tmp_path / "with space" / part
         for path in paths:
             with Pillow.open(path) as picture:
                 assert picture.size == (64, 64)

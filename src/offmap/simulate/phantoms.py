@@ -48,7 +48,7 @@ def draw(family: str, index: int, *, seed: int, size: int = 256, variant: str = 
 
 def write_phantoms(
     folder: Path, *, n: int, seed: int, family: str = "brain", near: int | None = None, far: int | None = None, size: int = 256
-) -> dict[str, list[Path]]:
+) -> dict[str, Path]:
     """Write PNG files into ``folder/id``, ``folder/near`` and ``folder/far``.
 
     ``id``: one family. ``near``: other pictures of it with a lesion, from another scanner, or with another contrast.
@@ -63,7 +63,7 @@ def write_phantoms(
         size: height and width in pixels.
 
     Returns:
-        Paths by ``id``, ``near``, ``far``.
+        The folders by ``id``, ``near``, ``far``.
 
     Raises:
         ConfigError: a number is below 1, or the family is unknown.
@@ -80,17 +80,19 @@ def write_phantoms(
         "near": [(family, n + i, kinds[i % len(kinds)]) for i in range(counts["near"])],
         "far": [(others[i % len(others)], i, "plain") for i in range(counts["far"])],
     }
-    return {part: [_write(folder / part, job, seed, size) for job in listed] for part, listed in jobs.items()}
+    for part, listed in jobs.items():
+        for job in listed:
+            _write(folder / part, job, seed, size)
+    return {part: folder / part for part in jobs}
 
 
-def _write(folder: Path, job: tuple[str, int, str], seed: int, size: int) -> Path:
+def _write(folder: Path, job: tuple[str, int, str], seed: int, size: int) -> None:
     from PIL import Image
 
     family, index, variant = job
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{family}_{index:05d}{'' if variant == 'plain' else '_' + variant}.png"
     Image.fromarray(draw(family, index, seed=seed, size=size, variant=variant)).save(path)
-    return path
 
 
 def _lesion(pixels: Pixels, rng: np.random.Generator) -> Pixels:
