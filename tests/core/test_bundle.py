@@ -100,6 +100,7 @@ def test_id_is_the_sha256_of_the_manifest_and_expect_holds_it(gate: Path) -> Non
 
 
 def test_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
+    assert bundle.identity(MANIFEST, STAGES, extra=EXTRA) == write(tmp_path / "c", MANIFEST, STAGES, extra=EXTRA)
     turned = {name: dict(reversed(tensors.items())) for name, tensors in reversed(STAGES.items())}
     assert write(tmp_path / "a", MANIFEST, STAGES, extra=EXTRA) == write(tmp_path / "b", MANIFEST, turned, extra=EXTRA)
     for path in (tmp_path / "a").rglob("*.*"):
