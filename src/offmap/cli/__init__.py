@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from offmap import __version__
-from offmap.cli import check, explain, fit, inspect, methods, score
+from offmap.cli import check, explain, fit, import_weights, inspect, methods, score
 from offmap.cli.exits import Guarded
 
 app = typer.Typer(
@@ -18,14 +18,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (fit.fit, score.score, explain.explain, check.check, inspect.inspect, methods.methods):
+for command in (fit.fit, score.score, explain.explain, check.check, inspect.inspect, methods.methods, import_weights.import_weights):
     app.command()(command)
 
 
-def _version(asked: bool) -> None:
+def _version(asked: bool) -> bool:
     if asked:
         print(__version__)
         raise typer.Exit
+    return asked
 
 
 @app.callback()

@@ -26,13 +26,15 @@ Labels = Annotated[Path | None, typer.Option("--labels", metavar="CSV", help="Ta
 Alpha = Annotated[
     float | None,
     typer.Option(
-        "--alpha", help="Share of in-distribution images that may go to review, a tenth of it to reject; the recipe's, 0.05, if not given."
+        "--alpha",
+        metavar="RATE",
+        help="Share of in-distribution images that may go to review, a tenth of it to reject; the recipe's, 0.05, if not given.",
     ),
 ]
 Volumes = Annotated[bool, typer.Option("--volumes", help="A DICOM series or a NIfTI file is one item.")]
 Neighbours = Annotated[bool, typer.Option("--keep-neighbours", help="Keep thumbnails of the training images in the gate.")]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use at most this many images.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of every random choice.")]
+Limit = Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="Use at most this many images.")]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of every random choice.")]
 
 
 def fit(

@@ -19,7 +19,9 @@ TrustClassifier = Annotated[
     bool, typer.Option("--trust-classifier", help="Allow a classifier:FILE to be loaded. It is a program: use only one that you made.")
 ]
 Expect = Annotated[str | None, typer.Option("--expect", metavar="sha256:HEX", help="Refuse a gate whose identity is not this one.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-Jobs = Annotated[int | None, typer.Option("--jobs", min=1, help="Processes that read files; the number of cores if not given.")]
+Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N.")]
+Jobs = Annotated[
+    int | None, typer.Option("--jobs", metavar="N", min=1, help="Processes that read files; the number of cores if not given.")
+]
 Json = Annotated[bool, typer.Option("--json", help='JSON lines on standard output; the last is {"event": "done", ...}.')]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor keep features of files seen before.")]
