@@ -121,7 +121,7 @@ def test_images_that_cannot_be_seen_are_refused(encoder: BuiltinEncoder) -> None
 
 
 def test_unknown_layers_are_named_with_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"no layer 'stage.3'; did you mean 'stages.3'\? It has: stem, stages.0"):
+    with pytest.raises(ConfigError, match=r"no layer 'stage.3'; it has: stem, stages.0, .*; did you mean 'stages.3'\?"):
         BuiltinEncoder.shipped(layers=["stage.3"])
     with pytest.raises(ConfigError, match="input size 16 is smaller"):
         BuiltinEncoder.shipped(size=16)
@@ -151,7 +151,7 @@ def test_weights_that_do_not_fit_are_refused(encoder: BuiltinEncoder, tmp_path: 
         BuiltinEncoder(weights | {"stem.bias": torch.full((24,), torch.nan)}, net)
     with pytest.raises(ConfigError, match="width = 0 must be a whole number from 1 to 4096"):
         BuiltinEncoder(weights, net | {"stages": [{"width": 0, "blocks": 1, "stride": 2}]})
-    with pytest.raises(NotAvailableError, match="must hold config.json"):
+    with pytest.raises(NotAvailableError, match=r"must hold config\.json"):
         BuiltinEncoder.from_folder(tmp_path)
 
 

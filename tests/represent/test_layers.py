@@ -46,7 +46,7 @@ def test_patterns_reach_layers_and_names_reach_everything() -> None:
 def test_layers_are_chosen_by_name() -> None:
     assert chosen((), ("a", "b"), "net") == ("a", "b")
     assert chosen(("b", "a"), ("a", "b", "c"), "net") == ("a", "b")
-    with pytest.raises(ConfigError, match=r"net has no layer 'layr1'; did you mean 'layer1'\? It has: layer1, layer2"):
+    with pytest.raises(ConfigError, match=r"net has no layer 'layr1'; it has: layer1, layer2; did you mean 'layer1'\?"):
         chosen(("layr1",), ("layer1", "layer2"), "net")
 
 

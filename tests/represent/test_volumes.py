@@ -75,7 +75,7 @@ def test_patches_reach_both_edges(base: Encoder) -> None:
 def test_small_volumes_and_unknown_layers_are_refused(base: Encoder) -> None:
     with pytest.raises(SignalError, match="smaller than one patch of 32 voxels"):
         Patches(base).encode(volumes(1, 1, 31, 64, 64), frozenset({"features.last"}))
-    with pytest.raises(ConfigError, match=r"no layer 'stages.9'; did you mean 'stages.3'"):
+    with pytest.raises(ConfigError, match=r"no layer 'stages.9'; it has: stem, stages.3; did you mean 'stages.3'"):
         Patches(base, Cut(layer="stages.9"))
     with pytest.raises(ConfigError, match="view = 8 must be 32 or more"):
         Cut(view=8)

@@ -79,7 +79,7 @@ def chosen(asked: Sequence[str], known: Sequence[str], who: str) -> tuple[str, .
     """
     for name in asked:
         if name not in known:
-            raise ConfigError(f"{who} has no layer {name!r}{nearest(name, list(known))}. It has: {', '.join(known)}")
+            raise ConfigError(f"{who} has no layer {name!r}; it has: {', '.join(known)}{nearest(name, list(known))}")
     return tuple(n for n in known if n in asked) if asked else tuple(known)
 
 

@@ -62,7 +62,7 @@ class Patches(Encoder):
         if self._signal not in base.provides:
             known = list(base.layers)
             hint = nearest(self.cut.layer, known)
-            raise ConfigError(f"patches: {base.name} has no layer {self.cut.layer!r}{hint}. It has: {', '.join(known)}")
+            raise ConfigError(f"patches: {base.name} has no layer {self.cut.layer!r}; it has: {', '.join(known)}{hint}")
         self.name = base.name
         self.layers = ("patches",)
         self.provides = map_names(self.layers) | {"image"}

@@ -114,8 +114,8 @@ def find_head(module: nn.Module, trace: Trace, asked: str | None) -> str | None:
     if asked is not None:
         if asked not in linear:
             raise ConfigError(
-                f"head = {asked!r} is no linear layer that runs once on (N, D){nearest(asked, linear)}. "
-                f"There are: {', '.join(linear) or 'none'}"
+                f"head = {asked!r} is no linear layer that runs once on (N, D); "
+                f"there are: {', '.join(linear) or 'none'}{nearest(asked, linear)}"
             )
         return asked
     return next((n for n in reversed(linear) if trace.calls[n].gave.shape == trace.output.shape), None)

@@ -33,7 +33,7 @@ class Statistics:
 
     def pooled_target(self, layer: str, pooled: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """Pooled features, partially whitened to a mean square of one."""
-        return (pooled - self.tensors[f"{layer}.mean"]) @ self.tensors[f"{layer}.whitener"]
+        return torch.matmul(pooled - self.tensors[f"{layer}.mean"], self.tensors[f"{layer}.whitener"])
 
 
 def teach(teacher: Encoder, pixels: Float[Tensor, "n 3 s s"]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -70,7 +70,8 @@ def _whitener(pooled: Float[Tensor, "n d"]) -> Float[Tensor, "d d"]:
     floor = values.clamp_min(0).mean().clamp_min(1e-12) * 1e-2
     whitener = (vectors * (values.clamp_min(0) + floor).pow(POWER)) @ vectors.T
     scale = (centred @ whitener).square().mean().sqrt().clamp_min(1e-12)
-    return (whitener / scale).float()
+    result: Tensor = (whitener / scale).float()
+    return result
 
 
 class Heads(nn.Module):
