@@ -130,7 +130,11 @@ def _flat(batches: Iterable[Signals], reader: MapReader) -> Iterator[tuple[str, 
 def _standards(
     held_out: Iterable[Signals], reader: MapReader, gaussians: Mapping[str, PositionGaussian]
 ) -> dict[str, tuple[Float64[Tensor, "*s"], Float64[Tensor, "*s"]]]:
-    """Mean of each position's log distance over held-out images, and its deviation, shrunk half-way to that of all positions."""
+    """Mean and deviation of each position's log distance over held-out images, both drawn half-way to those of all positions.
+
+    Half-way was best on synthetic lesions in five kinds of images: a quiet background keeps from lighting up, an edge that
+    always varies does not.
+    """
     sums = {layer: [torch.zeros_like(g.means[..., 0]) for _ in range(2)] for layer, g in gaussians.items()}
     count = 0
     for batch in held_out:
@@ -143,5 +147,7 @@ def _standards(
     for layer, (first, second) in sums.items():
         mean = first / count
         variance = (second / count - mean.square()).clamp_min(0)
-        out[layer] = (mean, (0.5 * variance + 0.5 * variance.mean()).sqrt().clamp_min(NARROWEST))
+        centre = 0.5 * mean + 0.5 * mean.mean()
+        overall = (variance + (mean - centre).square()).mean()
+        out[layer] = (centre, (0.5 * variance + 0.5 * overall).sqrt().clamp_min(NARROWEST))
     return out

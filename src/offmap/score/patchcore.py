@@ -14,7 +14,7 @@ from offmap.core.detector import Localiser, State
 from offmap.core.errors import ConfigError, SignalError
 from offmap.core.neighbours import Reservoir, k_center, k_nearest
 from offmap.core.types import Signals
-from offmap.score._layers import finest, layers_in, map_of, on_grid, patterns
+from offmap.score._layers import MAX_SIDE, finest, layers_in, map_of, on_grid, patterns
 
 SMOOTH = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.avg_pool3d}
 
@@ -98,7 +98,7 @@ class PatchCore(Localiser):
         """Patches, their distance to the nearest of the bank, and which that is."""
         bank = state["bank"]
         layers = tuple(name.split(".", 2)[2] for name in sorted(state) if name.startswith("layer."))
-        patches = self._patches(signals, layers, tuple(state["size"].tolist()))
+        patches = self._patches(signals, layers, tuple(min(MAX_SIDE, int(side)) for side in state["size"]))
         if patches.shape[-1] != bank.shape[1]:
             raise SignalError(f"patchcore: {patches.shape[-1]} channels in layers {', '.join(layers)}, {bank.shape[1]} when it was fitted")
         distance, which = k_nearest(patches.flatten(0, -2), bank, 1)

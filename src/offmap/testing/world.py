@@ -1,0 +1,90 @@
+"""Signals made by code: what an encoder with a head would give for images of three classes, and for odd ones."""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from offmap.core.linalg import unit_norm
+from offmap.core.types import Signals
+
+
+@runtime_checkable
+class World(Protocol):
+    """Where the conformance suite takes its signals from; bring your own where a method reads others than ``FakeEncoder`` gives."""
+
+    def signals(self, count: int, *, ood: bool, generator: torch.Generator) -> Signals:
+        """Signals of ``count`` images with ``label``; out-of-distribution ones where ``ood``; a planted shift must be plain."""
+        ...
+
+
+LAYERS = ("shallow", "middle", "deep")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FakeEncoder:
+    """A mixture of three classes seen by three layers, their maps, and a head whose logits fit the features.
+
+    In-distribution images lie near their class mean, along few directions of variation, with little noise. Odd ones have no
+    class, and lie outside these directions; in the maps they do so in the first quarter of the positions only.
+
+    Gives ``image (N,1,8,8)``, ``features.<layer> (N,D)`` and ``feature_map.<layer> (N,D,s,s)`` for ``shallow``, ``middle`` and
+    ``deep`` with the alias ``last``, ``features.penultimate (N,D)``, ``logits (N,3)``, ``head.weight``, ``head.bias``, ``label``.
+
+    Args:
+        width: D of every layer.
+        side: s of the shallow map; the deeper ones have half of it.
+        seed: of the directions; images are drawn from the generator.
+        dtype: of the signals.
+    """
+
+    width: int = 24
+    side: int = 8
+    seed: int = 7
+    dtype: torch.dtype = torch.float32
+
+    def signals(self, count: int, *, ood: bool, generator: torch.Generator) -> Signals:
+        """Signals of ``count`` images."""
+        labels = torch.arange(count) % 3
+        spread = torch.randn(count, 2, dtype=torch.float64, generator=generator)
+        out: dict[str, Tensor] = {}
+        for i, layer in enumerate(LAYERS):
+            out[f"features.{layer}"] = self._rows(i, labels, spread, ood=ood, generator=generator)
+            everywhere = self._rows(i, labels, spread, ood=False, generator=generator)
+            out[f"feature_map.{layer}"] = self._maps(i, everywhere, ood=ood, generator=generator)
+        classes = self._axes(len(LAYERS) - 1)[:3]
+        out["features.last"], out["feature_map.last"] = out["features.deep"], out["feature_map.deep"]
+        out["features.penultimate"] = out["features.deep"]
+        out["head.weight"], out["head.bias"] = 1.5 * classes, torch.tensor([0.1, 0.0, -0.1], dtype=torch.float64)
+        out["logits"] = out["features.deep"] @ out["head.weight"].T + out["head.bias"]
+        noise = torch.randn(count, 1, 8, 8, dtype=torch.float64, generator=generator)
+        out["image"] = (0.5 + 0.05 * noise + (0.3 if ood else 0.0)).clamp(0, 1)
+        return {**{name: value.to(self.dtype) for name, value in out.items()}, "label": labels}
+
+    def _axes(self, layer: int) -> Float64[Tensor, "6 d"]:
+        """Three class directions, two of variation, one that only odd images have; at right angles where there is room."""
+        generator = torch.Generator().manual_seed(self.seed + layer)
+        drawn = torch.randn(self.width, max(6, self.width), dtype=torch.float64, generator=generator)
+        if self.width >= 6:
+            basis: Tensor = torch.linalg.qr(drawn).Q
+            return basis[:, :6].T.contiguous()
+        return unit_norm(drawn[:, :6].T)
+
+    def _rows(
+        self, layer: int, labels: Int64[Tensor, " n"], spread: Float64[Tensor, "n 2"], *, ood: bool, generator: torch.Generator
+    ) -> Float64[Tensor, "n d"]:
+        axes = self._axes(layer)
+        noise = 0.2 * torch.randn(len(labels), self.width, dtype=torch.float64, generator=generator)
+        middle = axes[:3].mean(dim=0) + 8.0 * axes[5]
+        return (middle if ood else 4.0 * axes[labels]) + spread @ axes[3:5] + noise
+
+    def _maps(self, layer: int, rows: Float64[Tensor, "n d"], *, ood: bool, generator: torch.Generator) -> Float64[Tensor, "n d s s"]:
+        side = max(1, self.side // (1 if layer == 0 else 2))
+        noise = 0.2 * torch.randn(len(rows), self.width, side, side, dtype=torch.float64, generator=generator)
+        maps = rows[:, :, None, None] + noise
+        if ood:
+            corner = max(1, side // 2)
+            maps[:, :, :corner, :corner] += 8.0 * self._axes(layer)[5][:, None, None]
+        return maps
