@@ -18,6 +18,7 @@ from offmap.core.errors import ReadError
 from offmap.read import codestream
 from offmap.read.dicom_header import Header, value, whole
 from offmap.read.limits import Limits, check_size
+from offmap.read.tags import BIG_ENDIAN
 
 _PREFIX = "1.2.840.10008.1.2"
 NATIVE = frozenset({_PREFIX, f"{_PREFIX}.1", f"{_PREFIX}.1.99", f"{_PREFIX}.2"})
@@ -172,10 +173,22 @@ class Frames:
     def _native(self, index: int) -> np.ndarray:
         from pydicom.pixels import get_decoder
 
+        if self.layout.allocated == 1 and self.layout.frame_bits % 8:
+            return self._packed_bits(index)
         self.header.file.seek(self.header.at)
         syntax = _PLAIN if self.header.syntax == _DEFLATED else self.header.syntax
         options = self._options() | {"number_of_frames": self.layout.frames, "pixel_vr": self.header.vr}
         return _guarded(lambda: get_decoder(syntax).as_array(self.header.file, index=index, **options)[0], "unreadable")
+
+    def _packed_bits(self, index: int) -> np.ndarray:
+        """A one-bit frame that begins or ends inside a byte, which pydicom's access by index cuts short."""
+        if self.header.syntax == BIG_ENDIAN or self.layout.samples != 1:
+            raise ReadError("unsupported", "one-bit frames that do not fill whole bytes are read in little-endian grey only")
+        count = self.layout.frame_bits
+        first, last = index * count // 8, ((index + 1) * count + 7) // 8
+        raw = np.frombuffer(_read(self.header.file, self.header.at + first, last - first), np.uint8)
+        bits = np.unpackbits(raw, bitorder="little")[index * count - 8 * first :][:count]
+        return bits.reshape(self.layout.rows, self.layout.columns)
 
     def _compressed(self, index: int) -> np.ndarray:
         frame = b"".join(_read(self.header.file, at, length) for at, length in self._spans[index])
