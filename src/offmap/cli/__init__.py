@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from offmap import __version__
-from offmap.cli import check, explain, fit, import_weights, inspect, methods, score
+from offmap.cli import check, data, demo, explain, fit, import_weights, inspect, methods, score, train_encoder
 from offmap.cli.exits import Guarded
 
 app = typer.Typer(
@@ -18,8 +18,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (fit.fit, score.score, explain.explain, check.check, inspect.inspect, methods.methods, import_weights.import_weights):
-    app.command()(command)
+app.command()(fit.fit)
+app.command()(score.score)
+app.command()(explain.explain)
+app.command()(check.check)
+app.command()(inspect.inspect)
+app.command()(methods.methods)
+app.add_typer(data.app, name="data")
+app.command()(demo.demo)
+app.command()(train_encoder.train_encoder)
+app.command()(import_weights.import_weights)
 
 
 def _version(asked: bool) -> bool:
