@@ -18,7 +18,7 @@ from offmap.core.errors import ConfigError, NotAvailableError
 WITHIN = ("state_dict", "model_state_dict", "model", "module", "net", "weights", "teacher", "student")
 """Keys of a training checkpoint under which the weights lie."""
 
-SECONDS = 600
+SECONDS = 600.0
 """Time limit of the reading process."""
 
 MEMORY = 2 << 30

@@ -48,6 +48,17 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = dict(BuiltinEncoder.shipped().config()["net"])
+    config["input"] = config["input"] | {"size": 48}
+    config["stem"] = config["stem"] | {"width": 6}
+    config["stages"] = [{"width": width, "blocks": 1, "stride": 2} for width in (8, 12, 16)]
+    path = tmp_path_factory.mktemp("network") / "config.json"
+    path.write_text(json.dumps(config))
+    return path
+
+
+@pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
@@ -60,9 +71,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_training_lowers_the_loss_and_says_so(teacher: Path, data: Path, tmp_path: Path) -> None:
+def test_training_lowers_the_loss_and_says_so(teacher: Path, network: Path, data: Path, tmp_path: Path) -> None:
     seen: list[Progress] = []
-    done = train([data], tmp_path, teacher=str(teacher), plan=PLAN, device="cpu", progress=seen.append)
+    done = train([data], tmp_path, teacher=str(teacher), network=network, plan=PLAN, device="cpu", progress=seen.append)
     losses = [p.loss for p in seen]
     assert [p.step for p in seen] == list(range(1, 21))
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:3])
@@ -72,40 +83,48 @@ def test_training_lowers_the_loss_and_says_so(teacher: Path, data: Path, tmp_pat
     logged = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [row["loss"] for row in logged] == losses
     encoder = BuiltinEncoder.from_folder(tmp_path)
-    assert encoder.layers == ("stem", "stages.0", "stages.1", "stages.2", "stages.3")
+    assert encoder.layers == ("stem", "stages.0", "stages.1", "stages.2")
+    assert encoder.input.size == 48
 
 
 def test_a_resumed_run_equals_one_that_was_not_interrupted(
-    teacher: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    teacher: Path, network: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = replace(PLAN, steps=6, check_every=3)
-    whole = train([data], tmp_path / "whole", teacher=str(teacher), plan=plan, device="cpu")
+    whole = train([data], tmp_path / "whole", teacher=str(teacher), network=network, plan=plan, device="cpu")
 
     def interrupt(now: Progress) -> None:
         if now.step == 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train([data], tmp_path / "parts", teacher=str(teacher), plan=plan, device="cpu", progress=interrupt)
+        train([data], tmp_path / "parts", teacher=str(teacher), network=network, plan=plan, device="cpu", progress=interrupt)
     assert not (tmp_path / "parts" / "model.safetensors").exists()
     steps: list[int] = []
     parts = train(
-        [data], tmp_path / "parts", teacher=str(teacher), plan=plan, device="cpu", resume=True, progress=lambda p: steps.append(p.step)
+        [data],
+        tmp_path / "parts",
+        teacher=str(teacher),
+        network=network,
+        plan=plan,
+        device="cpu",
+        resume=True,
+        progress=lambda p: steps.append(p.step),
     )
     assert steps == [4, 5, 6]
     assert parts.held_out == whole.held_out
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
     assert all(torch.equal(one[k], other[k]) for k in one)
     with pytest.raises(ConfigError, match="made with another seed"):
-        train([data], tmp_path / "parts", teacher=str(teacher), plan=plan, seed=1, device="cpu", resume=True)
+        train([data], tmp_path / "parts", teacher=str(teacher), network=network, plan=plan, seed=1, device="cpu", resume=True)
     (tmp_path / "parts" / loop.FILE).write_bytes(b"damaged")
     with pytest.raises(ConfigError, match="no readable checkpoint"):
-        train([data], tmp_path / "parts", teacher=str(teacher), plan=plan, device="cpu", resume=True)
+        train([data], tmp_path / "parts", teacher=str(teacher), network=network, plan=plan, device="cpu", resume=True)
 
 
-def test_it_stops_when_the_held_out_loss_no_longer_falls(teacher: Path, data: Path, tmp_path: Path) -> None:
+def test_it_stops_when_the_held_out_loss_no_longer_falls(teacher: Path, network: Path, data: Path, tmp_path: Path) -> None:
     plan = replace(PLAN, steps=50, rate=1e-12, average=0.0, check_every=1, patience=2)
-    done = train([data], tmp_path, teacher=str(teacher), plan=plan, device="cpu")
+    done = train([data], tmp_path, teacher=str(teacher), network=network, plan=plan, device="cpu")
     assert done.steps < 50
 
 
@@ -186,4 +205,4 @@ def test_plans_that_make_no_sense_are_refused() -> None:
     plan = Plan(steps=100, warmup=10)
     assert plan.rate_at(0, 0.0) == pytest.approx(2e-4)
     assert plan.rate_at(50, 0.0) == pytest.approx(1e-3)
-    assert Plan(minutes=2).done(7, 60.0) == 0.5
+    assert Plan(minutes=2.0).done(7, 60.0) == 0.5

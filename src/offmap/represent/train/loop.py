@@ -118,6 +118,7 @@ def train(
     *,
     teacher: str,
     plan: Plan,
+    network: Path | None = None,
     seed: int = 0,
     device: str = "auto",
     resume: bool = False,
@@ -128,6 +129,7 @@ def train(
     Args:
         data: image files and folders (PNG, JPEG, TIFF, BMP), without labels.
         teacher: folder or name of a hub encoder.
+        network: a ``config.json`` of another architecture or input size; that of the shipped encoder when None.
         seed: of drawing, splitting, initialising, batches and views.
         resume: go on from the checkpoint in ``out`` if there is one.
         progress: told of each step.
@@ -138,17 +140,27 @@ def train(
         DataError: fewer than two images.
     """
     place = resolve_device(device)
-    config = json.loads((resources.files("offmap.represent") / "weights" / "offmap_encoder.json").read_text())
+    config = _network(network)
     master = HubEncoder.open(teacher, device=place)
     pool = gather(data, procedural=plan.procedural, held_out=plan.held_out, seed=seed)
     run = _Run(plan, seed, pool, master, input_from(config["input"]), place)
-    identity = {"plan": asdict(plan), "seed": seed, "teacher": master.sha256, "images": len(pool.train)}
+    identity = {"plan": asdict(plan), "seed": seed, "teacher": master.sha256, "images": len(pool.train), "network": config}
     state = run.begin(config)
     if resume and (out / FILE).is_file():
         state.load(out, identity)
     run.go(state, out, identity, progress)
     export(state.exported(), config, out)
     return Trained(out, state.step, state.lowest, len(pool.train), pool.skipped)
+
+
+def _network(path: Path | None) -> dict[str, Any]:
+    shipped = resources.files("offmap.represent") / "weights" / "offmap_encoder.json"
+    try:
+        config: dict[str, Any] = json.loads(shipped.read_text() if path is None else path.read_text())
+        SmallNet.from_config(config)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} is no readable config.json of an encoder: {error}") from error
+    return config
 
 
 @dataclass(frozen=True, slots=True)

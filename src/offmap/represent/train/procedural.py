@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 from jaxtyping import Float
-from scipy import ndimage
+from scipy import ndimage, special
 
 Grey = Float[np.ndarray, "h w"]
 Picture = Float[np.ndarray, "c h w"]
@@ -80,7 +80,7 @@ def lesion(size: int, rng: np.random.Generator) -> Picture:
     spot = np.array([0.45, 0.28, 0.2]) * rng.uniform(0.5, 1.4)
     uneven = fractal(size, rng)[0]
     edge = _ellipse(size, rng, 0.25, 0.7) + (uneven - 0.5) * rng.uniform(0, 0.8)
-    share = 1 / (1 + np.exp((edge - 1) * rng.uniform(5, 40)))
+    share = special.expit((1 - edge) * rng.uniform(5, 40))
     image = skin[:, None, None] * (0.9 + 0.2 * uneven) * (1 - share) + spot[:, None, None] * (0.6 + 0.8 * uneven) * share
     y, x = _grid(size)
     for _ in range(rng.integers(0, 12)):

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,10 @@ def export(student: SmallNet, config: Mapping[str, Any], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.cpu().half() for name, value in fold(student).items()}
     taps = list(student.taps)
-    features = dict(config["features"]) | {"taps": taps, "channels": [student.widths[t] for t in taps]}
+    channels = [student.widths[t] for t in taps]
+    sizes = [math.ceil(config["input"]["size"] / student.strides[t]) for t in taps]
+    features = dict(config["features"]) | {"taps": taps, "channels": channels, "sizes": sizes, "pooled_dims": [2 * c for c in channels]}
     save_file(weights, folder / "model.safetensors")
     count = sum(v.numel() for v in weights.values())
-    (folder / "config.json").write_text(json.dumps(dict(config) | {"features": features, "parameters": count}, indent=1))
+    described = {k: v for k, v in config.items() if k != "macs"} | {"features": features, "parameters": count}
+    (folder / "config.json").write_text(json.dumps(described, indent=1))

@@ -37,7 +37,7 @@ def _uniform(count: int, low: float, high: float, generator: torch.Generator, li
 
 
 def _chance(count: int, share: float, generator: torch.Generator, like: Tensor) -> Tensor:
-    return _uniform(count, 0, 1, generator, like) < share
+    return _uniform(count, 0.0, 1.0, generator, like) < share
 
 
 def _grids(n: int, size: int, generator: torch.Generator, device: torch.device) -> Float[Tensor, "n s s 2"]:
@@ -87,7 +87,7 @@ def _acquire(pixels: Tensor, generator: torch.Generator) -> Tensor:
         + axis.view(1, 1, 1, -1) * _uniform(n, -0.8, 0.8, generator, pixels)
         + axis.view(1, 1, -1, 1) * _uniform(n, -0.8, 0.8, generator, pixels)
     )
-    amount = _uniform(n, 0.2, 1, generator, pixels)
+    amount = _uniform(n, 0.2, 1.0, generator, pixels)
     for index, changed in enumerate((pixels + noise, soft, coarse, gamma, pixels * ramp)):
         pixels = torch.where(kind == index, pixels + amount * (changed - pixels), pixels)
     return pixels
