@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offmap.report import card
@@ -98,6 +98,7 @@ JSON = st.recursive(
 )
 
 
+@settings(max_examples=200, deadline=None)
 @given(st.dictionaries(st.sampled_from(sorted(FULL)), JSON))
 def test_no_card_breaks_it(given_card: dict[str, object]) -> None:
     assert isinstance(card.text(given_card), str)

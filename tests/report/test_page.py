@@ -201,7 +201,15 @@ def test_pictures_of_another_form_are_refused(tmp_path: Path) -> None:
                 page.add(row("a"), wrong)
 
 
-@pytest.mark.parametrize("card", [{}, CARD, {"calibration": {"cap_bits": 6.92, "review_at": 0.05, "reject_at": 0.005}}])
+@pytest.mark.parametrize(
+    "card",
+    [
+        {},
+        CARD,
+        {"warnings": True, "id": 3, "calibration": None},
+        {"calibration": {"cap_bits": 6.92, "review_at": 0.05, "reject_at": 0.005}},
+    ],
+)
 def test_any_card_and_no_image(card: dict[str, object], tmp_path: Path) -> None:
     with Page(tmp_path / "r", card) as page:
         page.add(Row("bad", status="not_assessed", reason="empty"))

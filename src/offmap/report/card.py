@@ -16,6 +16,8 @@ from offmap.report.words import count, number, one_in, percent, printable
 
 LISTED = 20
 """Entries of a long list that are shown."""
+LARGEST_CAP = 64.0
+"""Bits; no calibration set has 2^64 images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ def sections(card: Mapping[str, Any]) -> list[Section]:
     made = [
         ("Gate", _gate(card)),
         ("In-distribution data", _data(_mapping(card, "data"))),
-        ("Preparation of every image", _steps(card)),
+        ("Preparation of every image", _sentences(card, "prepare", "Step")),
         ("Encoder", _encoder(_mapping(card, "encoder"))),
         *((f"Detector {d.get('name') or d.get('method') or i}", _detector(d)) for i, d in enumerate(_mappings(card, "detectors"), 1)),
         ("Calibration", _calibration(_mapping(card, "calibration"))),
@@ -126,14 +128,6 @@ def _data(data: Mapping[str, Any]) -> list[Entry]:
     )
 
 
-def _steps(card: Mapping[str, Any]) -> list[Entry]:
-    steps = card.get("prepare")
-    if not steps:
-        return []
-    listed = [steps] if isinstance(steps, str) else list(steps)
-    return [Entry(f"Step {i}", (_show(step),)) for i, step in enumerate(listed, 1)]
-
-
 def _encoder(encoder: Mapping[str, Any]) -> list[Entry]:
     return [
         *_plain(encoder, {"name": "Name"}),
@@ -166,8 +160,8 @@ def _calibration(calibration: Mapping[str, Any]) -> list[Entry]:
     if kind:
         out.append(Entry("Kind", (_KINDS.get(str(kind), _show(kind)),)))
     out += _plain(calibration, {"n": "Images", "folds": "Folds"})
-    cap = calibration.get("cap_bits")
-    if _is_number(cap):
+    cap = cap_bits(calibration)
+    if cap is not None:
         out.append(Entry("Largest degree (cap)", (f"{number(round(cap, 2))} bits: rarer than {one_in(2.0**-cap)} cannot be told apart",)))
     out += [Entry(term, (band,)) for term, band in _bands(calibration)]
     interval = calibration.get("false_alarm_interval")
@@ -205,14 +199,25 @@ def thresholds(calibration: Mapping[str, Any]) -> tuple[float | None, float | No
     return _p_value(calibration.get("review_at", calibration.get("alpha"))), _p_value(calibration.get("reject_at"))
 
 
+def cap_bits(calibration: Mapping[str, Any]) -> float | None:
+    """Largest degree that the calibration can give, bits; None where the card does not say (or says nonsense)."""
+    value = calibration.get("cap_bits")
+    return float(value) if _is_number(value) and 0 < value < LARGEST_CAP else None
+
+
 def _p_value(value: Any) -> float | None:
     return float(value) if _is_number(value) and 0 < value <= 1 else None
 
 
-def _sentences(card: Mapping[str, Any], key: str, term: str) -> list[Entry]:
+def listed(card: Mapping[str, Any], key: str) -> list[str]:
+    """Sentences under a key of the card; one text counts as one sentence, anything else than texts as none."""
     given = card.get(key)
-    listed = [given] if isinstance(given, str) else list(given) if isinstance(given, Sequence) else []
-    return [Entry(f"{term} {i}", (_show(sentence),)) for i, sentence in enumerate(listed, 1)]
+    found = [given] if isinstance(given, str) else list(given) if isinstance(given, Sequence) else []
+    return [_show(sentence) for sentence in found]
+
+
+def _sentences(card: Mapping[str, Any], key: str, term: str) -> list[Entry]:
+    return [Entry(f"{term} {i}", (sentence,)) for i, sentence in enumerate(listed(card, key), 1)]
 
 
 def _mapping(card: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -178,7 +178,7 @@ class Page:
             "reasons": [(code, view.explain(code), n) for code, n in self._reasons.most_common()],
             "refused": [(item, code, view.explain(code)) for item, code in self._refused],
             "card": cards.sections(self._card),
-            "warnings": self._card.get("warnings") or [],
+            "warnings": cards.listed(self._card, "warnings"),
             "table": self._table,
         }
         yield from _environment().get_template("page.html.j2").generate(context)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from offmap.core.types import REASONS
-from offmap.report.card import thresholds
+from offmap.report.card import cap_bits, thresholds
 from offmap.report.row import Row
 from offmap.report.words import VERDICTS, count, middle, number, one_in, percent, printable
 
@@ -36,8 +36,7 @@ class Scale:
         """The scale that a gate's card describes."""
         given = card.get("calibration")
         calibration = given if isinstance(given, Mapping) else {}
-        value = calibration.get("cap_bits")
-        cap = float(value) if isinstance(value, (int, float)) and math.isfinite(value) and value > 0 else None
+        cap = cap_bits(calibration)
         review, reject = (None if p is None else -math.log2(p) for p in thresholds(calibration))
         if reject is not None and cap is not None and reject > cap + CAP_SLACK:
             reject = None
