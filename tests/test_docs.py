@@ -64,7 +64,7 @@ def shown_commands(page: Path) -> Iterator[list[str]]:
     blocks = re.findall(r"^```(?:\w*)\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M)
     for line in "\n".join(blocks).replace("\\\n", " ").splitlines():
         line = line.strip().removeprefix("$ ")
-        if re.match(r"(\.venv/bin/)?offmap [a-z-]", line):
+        if re.match(r"(\.venv/bin/)?offmap [a-z]", line):
             yield shlex.split(line.partition("  #")[0])[1:]
 
 
