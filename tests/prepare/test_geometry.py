@@ -116,27 +116,8 @@ def test_a_spacing_that_would_blow_up_is_refused() -> None:
     assert error.value.reason == "bomb"
 
 
-def test_via_makes_an_image_and_its_half_alike() -> None:
-    rng = np.random.default_rng(0)
-    pixels = rng.random((1, 224, 224), dtype=np.float32)
-    whole = Image(pixels, "made", Frame.whole((224, 224)))
-    half = dataclasses.replace(whole, pixels=pixels.reshape(1, 112, 2, 112, 2).mean(axis=(2, 4)))
-
-    def difference(step: Resize) -> float:
-        return float(np.abs(step(whole).pixels - step(half).pixels).mean())
-
-    assert difference(Resize(size=160, via=112)) < 0.5 * difference(Resize(size=160))
-    assert np.array_equal(Resize(size=160, via=112)(half).pixels, Resize(size=160)(half).pixels)
-
-
-def test_a_sheet_too_small_is_refused() -> None:
-    with pytest.raises(ReadError) as error:
-        Resize()(coordinates(15, 300))
-    assert error.value.reason == "small"
-
-
 @pytest.mark.parametrize(
-    "wrong", [lambda: Resample(mm=0.0), lambda: Resample(between=-1.0), lambda: Resize(via=0), lambda: Crop(fill=float("inf"))]
+    "wrong", [lambda: Resample(mm=0.0), lambda: Resample(between=-1.0), lambda: Resize(size=0), lambda: Crop(fill=float("inf"))]
 )
 def test_impossible_parameters_are_refused(wrong: object) -> None:
     with pytest.raises(ConfigError):

@@ -11,17 +11,21 @@ from offmap.core import registry
 from offmap.core.errors import ConfigError, ReadError
 from offmap.core.types import Frame, Image
 from offmap.prepare.crop import Crop
+from offmap.prepare.detail import Detail
 from offmap.prepare.mask import Mask
 from offmap.prepare.percentile import Percentile
 from offmap.prepare.preparation import Preparation, Step
 from offmap.prepare.resample import Resample
 from offmap.prepare.resize import Resize
-from offmap.prepare.standard import standard
 from offmap.prepare.window import Window
 
 EVERY = Preparation(
-    (Window(ct="lung"), Percentile(low=1.0), Mask(), Resample(mm=0.7, missing="keep"), Crop("pad"), Resize(size=48, via=30))
+    (Window(ct="lung"), Percentile(low=1.0), Mask(), Resample(mm=0.7, missing="keep"), Crop("pad"), Detail(30), Resize(size=48))
 )
+
+
+def standard(size: int) -> Preparation:
+    return Preparation((Window(), Crop(), Resize(size=size)))
 
 
 def ramp(height: int, width: int, channels: int = 1) -> Image:
@@ -30,10 +34,10 @@ def ramp(height: int, width: int, channels: int = 1) -> Image:
 
 
 def test_every_step_file_is_found_by_name() -> None:
-    assert set(registry.load_all("prepare", Step)) == {"window", "percentile", "mask", "resample", "crop", "resize"}
+    assert set(registry.load_all("prepare", Step)) == {"window", "percentile", "mask", "resample", "crop", "resize", "detail"}
 
 
-@pytest.mark.parametrize("preparation", [standard(160), standard(96, via=64), EVERY])
+@pytest.mark.parametrize("preparation", [standard(160), standard(96), EVERY])
 def test_steps_come_back_from_json(preparation: Preparation) -> None:
     text = json.dumps(preparation.to_json())
     again = Preparation.from_json(json.loads(text))
@@ -101,7 +105,7 @@ def test_contrast_that_lies_outside_the_crop_is_refused() -> None:
 
 def test_workers_import_neither_torch_nor_scipy() -> None:
     code = (
-        "import sys, offmap.prepare.standard, offmap.prepare.mask, offmap.prepare.resample;"
+        "import sys, offmap.prepare.detail, offmap.prepare.mask, offmap.prepare.resample;"
         "sys.exit(any(m in sys.modules for m in ('torch', 'scipy', 'monai')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

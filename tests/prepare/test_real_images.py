@@ -7,16 +7,21 @@ import numpy as np
 import pytest
 
 from offmap.core.types import Image, Source
+from offmap.prepare.crop import Crop
+from offmap.prepare.detail import Detail
 from offmap.prepare.mask import Mask
 from offmap.prepare.preparation import Preparation
 from offmap.prepare.resize import Resize
-from offmap.prepare.standard import standard
 from offmap.prepare.window import Window
 from offmap.read.load import load
 from offmap.simulate.forms import FORMS
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="the folder shared/data is not there")
+
+
+def standard(size: int) -> Preparation:
+    return Preparation((Window(), Crop(), Resize(size=size)))
 
 
 def read(folder: str, pattern: str, count: int) -> list[Image]:
@@ -40,13 +45,11 @@ def test_pictures_of_every_kind_are_prepared(folder: str) -> None:
 
 
 @pytest.mark.parametrize("folder", ["kermany", "isic2017", "lung_histology"])
-def test_file_forms_of_a_picture_stay_close_and_closer_by_way_of_the_half(folder: str) -> None:
+def test_file_forms_of_a_picture_stay_close_and_closer_with_one_level_of_detail(folder: str) -> None:
     for image in read(f"images/{folder}", "*.jpg", 3):
-        via = min(image.spatial) // 2
+        even = Preparation((Window(), Crop(), Detail(112), Resize(size=160)))
         for name, form in FORMS.items():
-            direct, careful = (
-                np.abs(p.apply(image).pixels - p.apply(form(image)).pixels).mean() for p in (standard(160), standard(160, via=via))
-            )
+            direct, careful = (np.abs(p.apply(image).pixels - p.apply(form(image)).pixels).mean() for p in (standard(160), even))
             assert direct < 0.035, name
             if name == "half":
                 assert careful < direct

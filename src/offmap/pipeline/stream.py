@@ -141,7 +141,8 @@ class Stream:
     def _entry(
         self, source: Source, header: dict[str, Any], arrays: Sequence[np.ndarray], cache: FeatureCache | None
     ) -> tuple[Image | NotAssessed, Mapping[str, np.ndarray] | None]:
-        outcome = unpack((header, list(arrays)))
+        own = min((header[extra] for extra in ("picture", "fingerprint") if extra in header), default=len(arrays))
+        outcome = unpack((header, list(arrays[:own])))
         if not isinstance(outcome, Known):
             return outcome, None
         found = cache.get(outcome.digest) if cache is not None else None

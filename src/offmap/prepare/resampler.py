@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float32
 from PIL import Image
 
 
-def resample(pixels: Float32[np.ndarray, "c *s"], size: Sequence[int]) -> Float32[np.ndarray, "c *t"]:
+def resample(pixels: Float32[np.ndarray, "c *s"], size: Sequence[int], *, sharp: bool = False) -> Float32[np.ndarray, "c *t"]:
     """Pixels on a grid of another size over the same field of view.
 
     Reducing averages with a triangle as wide as two new pixels (no aliasing); enlarging interpolates linearly.
@@ -21,16 +21,18 @@ def resample(pixels: Float32[np.ndarray, "c *s"], size: Sequence[int]) -> Float3
     Args:
         pixels: ``(C, H, W)`` or ``(C, D, H, W)``.
         size: new ``(H, W)`` or ``(D, H, W)``, each at least 1.
+        sharp: a Lanczos filter instead, which keeps all that the new grid can hold and nothing else; ``Detail`` needs it.
     """
+    kind = Image.Resampling.LANCZOS if sharp else Image.Resampling.BILINEAR
     old = pixels.shape[1:]
     if tuple(size) == old:
         return pixels
     if len(old) == 2:
-        return np.stack([_plane(channel, size[0], size[1]) for channel in pixels])
+        return np.stack([_plane(channel, size[0], size[1], kind) for channel in pixels])
     planes = pixels.reshape(-1, *old[-2:])
-    inside = np.stack([_plane(plane, size[1], size[2]) for plane in planes])
+    inside = np.stack([_plane(plane, size[1], size[2], kind) for plane in planes])
     columns = inside.reshape(pixels.shape[0], old[0], size[1] * size[2])
-    return np.stack([_plane(c, size[0], c.shape[1]) for c in columns]).reshape(pixels.shape[0], *size)
+    return np.stack([_plane(c, size[0], c.shape[1], kind) for c in columns]).reshape(pixels.shape[0], *size)
 
 
 def resample_mask(mask: Bool[np.ndarray, "*s"], size: Sequence[int]) -> Bool[np.ndarray, "*t"]:
@@ -41,7 +43,7 @@ def resample_mask(mask: Bool[np.ndarray, "*s"], size: Sequence[int]) -> Bool[np.
     return mask
 
 
-def _plane(plane: Float32[np.ndarray, "h w"], height: int, width: int) -> Float32[np.ndarray, "p q"]:
+def _plane(plane: Float32[np.ndarray, "h w"], height: int, width: int, kind: Image.Resampling) -> Float32[np.ndarray, "p q"]:
     if plane.shape == (height, width):
         return plane
-    return np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR))
+    return np.asarray(Image.fromarray(plane).resize((width, height), kind))

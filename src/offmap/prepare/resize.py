@@ -18,19 +18,16 @@ class Resize(Step):
 
     Args:
         size: new height and width in pixels.
-        via: sides above this are first reduced to it, so that detail that only large files have never reaches the
-            encoder: an image and its copy of half the size then look alike. None = no such step.
         depth: new number of slices of a volume; None keeps them.
         smallest: images with a side (height or width) below this are refused as ``small``.
     """
 
     size: int = 160
-    via: int | None = None
     depth: int | None = None
     smallest: int = 16
 
     def __post_init__(self) -> None:
-        for name in ("size", "via", "depth", "smallest"):
+        for name in ("size", "depth", "smallest"):
             value = getattr(self, name)
             if value is not None and not 1 <= value <= 8192:
                 raise ConfigError(f"resize: {name} = {value} must lie in 1..8192")
@@ -40,16 +37,12 @@ class Resize(Step):
         if min(image.spatial[-2:]) < self.smallest:
             raise ReadError("small", f"the image is {_times(image.spatial)} pixels where it is scored; {self.smallest} are needed")
         pixels = image.pixels.astype(np.float32, copy=False)
-        if self.via is not None:
-            height, width = image.spatial[-2:]
-            pixels = resample(pixels, (*image.spatial[:-2], min(height, self.via), min(width, self.via)))
         planes = () if len(image.spatial) == 2 else (self.depth or image.spatial[0],)
         return on_grid(image, resample(pixels, (*planes, self.size, self.size)))
 
     def describe(self) -> str:
         """In words."""
-        via = f"at most {self.via}, then " if self.via is not None else ""
-        return f"resized to {via}{self.size} x {self.size} pixels, antialiased"
+        return f"resized to {self.size} x {self.size} pixels, antialiased"
 
 
 def on_grid(image: Image, pixels: np.ndarray) -> Image:
