@@ -106,6 +106,15 @@ def test_deviation_of_a_single_position_is_zero(encoder: BuiltinEncoder) -> None
     assert torch.equal(deep[:, 256:], torch.zeros(1, 256))
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
+def test_a_gpu_gives_what_the_cpu_gives(encoder: BuiltinEncoder) -> None:
+    x = images(3, 1, 64, 64)
+    moved = encoder.to("cuda").encode(x.to("cuda"), ALL)
+    for name, value in encoder.encode(x, ALL).items():
+        torch.testing.assert_close(moved[name].cpu(), value, rtol=1e-2, atol=1e-2)
+
+
 def test_features_can_be_learned_on(encoder: BuiltinEncoder) -> None:
     features = encoder.encode(images(2, 1, 32, 32), frozenset({"features.last"}))["features.last"]
     weight = torch.zeros(512, requires_grad=True)

@@ -15,14 +15,14 @@ from offmap.core.errors import ConfigError
 from offmap.core.types import Signals
 from offmap.represent.digest import tensors_sha256
 from offmap.represent.hub_files import Files, find_folder, read_files, read_input
-from offmap.represent.hub_model import Hidden, base_of, build, default_layers, hidden_of
+from offmap.represent.hub_model import Hidden, base_of, build, default_layers, hidden_of, memory_format
 from offmap.represent.layers import chosen, joined, map_names, map_signals, normalise, read_layers, wanted
 
 KEPT = 200_000_000
 """Bytes of weights up to which a gate keeps its own copy."""
 
-CHUNK = 32
-"""Images a pass: bounds the memory of the hidden states."""
+CHUNK = {"cpu": 8}
+"""Images a pass by kind of device (64 elsewhere): on a CPU the maps of 8 stay in the cache, which is three times faster than 32."""
 
 
 class HubEncoder(Encoder):
@@ -55,7 +55,7 @@ class HubEncoder(Encoder):
         size = sum(t.numel() * t.element_size() for t in files.tensors.values())
         self._kept = dict(files.tensors) if size <= KEPT else None
         self._model_config = dict(files.config)
-        self._model = build(files, name).to(device)
+        self._model = build(files, name).to(device=device)
         self._head = _head(self._model)
         first = self._run(torch.rand(1, 1, self.input.size, self.input.size, generator=torch.Generator().manual_seed(0)).to(device))
         self.layers = chosen(layers, tuple(first.maps), name) if layers else default_layers(str(files.config["model_type"]), first)
@@ -93,7 +93,7 @@ class HubEncoder(Encoder):
             signals |= {f"head.{k}": v for k, v in _head_tensors(self._head).items() if f"head.{k}" in want}
         if not want - {"image", "head.weight", "head.bias"}:
             return signals
-        return signals | joined([self._signals(part, want) for part in images.split(CHUNK)])
+        return signals | joined([self._signals(part, want) for part in images.split(CHUNK.get(images.device.type, 64))])
 
     def _signals(self, images: Tensor, want: frozenset[str]) -> dict[str, Tensor]:
         hidden = self._run(images)
@@ -102,7 +102,7 @@ class HubEncoder(Encoder):
 
     def _run(self, images: Tensor) -> Hidden:
         pixels = normalise(images, self.input)
-        pixels = pixels.expand(-1, self.input.channels, -1, -1).contiguous()
+        pixels = pixels.expand(-1, self.input.channels, -1, -1).contiguous(memory_format=memory_format(self._model))
         with torch.no_grad():
             return hidden_of(self._model, pixels, self._head)
 

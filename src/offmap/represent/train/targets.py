@@ -1,7 +1,8 @@
 """What the student learns: the teacher's maps and pooled features, standardised.
 
 Pooled features are partially whitened, ``V diag(l^-0.3) V^T (x - m)``: full whitening (power -0.5) would spend the student on
-noise directions, none on the few that carry most variance.
+noise directions, none on the few that carry most variance. Eigenvalues are shrunk towards their mean by ``d / (n + d)``, so that
+directions which few samples do not show are not blown up.
 """
 
 import math
@@ -67,8 +68,10 @@ def measure(teacher: Encoder, batches: Iterable[Float[Tensor, "n 3 s s"]]) -> St
 def _whitener(pooled: Float[Tensor, "n d"]) -> Float[Tensor, "d d"]:
     centred = (pooled - pooled.mean(dim=0)).double()
     values, vectors = torch.linalg.eigh(centred.T @ centred / max(len(pooled) - 1, 1))
-    floor = values.clamp_min(0).mean().clamp_min(1e-12) * 1e-2
-    whitener = (vectors * (values.clamp_min(0) + floor).pow(POWER)) @ vectors.T
+    n, d = pooled.shape
+    share = d / (n + d)
+    shrunk = (1 - share) * values.clamp_min(0) + share * values.clamp_min(0).mean().clamp_min(1e-12)
+    whitener = (vectors * shrunk.pow(POWER)) @ vectors.T
     scale = (centred @ whitener).square().mean().sqrt().clamp_min(1e-12)
     result: Tensor = (whitener / scale).float()
     return result
