@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import os
 import stat
 import zlib
 from collections.abc import Callable, Iterator
@@ -162,9 +163,8 @@ def _open(source: Source, limits: Limits, identifiers: bool, stack: ExitStack) -
 def _opened(path: Path, limits: Limits, stack: ExitStack) -> tuple[BufferedIOBase, int]:
     info = path.stat()
     if stat.S_ISDIR(info.st_mode):
-        if path.is_symlink():
-            raise ReadError("link_loop", "a symbolic link leads back to a folder above it")
-        raise ReadError("permission", "the folder may not be read")
+        os.scandir(path).close()
+        raise ReadError("link_loop", "a symbolic link leads back to a folder above it")
     if not stat.S_ISREG(info.st_mode):
         raise ReadError("unreadable", "not a regular file")
     if not info.st_size:
