@@ -64,3 +64,25 @@ def test_nothing_to_fit_on_is_refused() -> None:
 def test_a_method_without_a_map_says_so(fitted: Fitted) -> None:
     with pytest.raises(ConfigError, match="no map"):
         fitted.map({"features.last": torch.zeros(1, 3)})
+
+
+def test_a_batch_without_rows_counts_as_no_image(fitted: Fitted) -> None:
+    assert tuple(fitted.score({"features.last": torch.zeros(0, 3)}).shape) == (0,)
+    with pytest.raises(SignalError, match="no images"):
+        Norm().fit([{"features.last": torch.zeros(0, 3)}])
+
+
+@dataclass(frozen=True)
+class Optional(Norm):
+    """Reads labels where there are any."""
+
+    @property
+    def fit_uses(self) -> frozenset[str]:
+        return frozenset({"label", "head.*"})
+
+
+def test_signals_that_are_merely_used_may_be_absent_and_are_checked_where_present() -> None:
+    rows = {"features.last": torch.zeros(2, 3)}
+    Optional().fit([rows])
+    with pytest.raises(SignalError, match="label of shape"):
+        Optional().fit([{**rows, "label": torch.zeros(5)}])

@@ -187,7 +187,7 @@ def check(signals: Signals, needs: Iterable[str], who: str, first_row: int = 0, 
 
 
 def _finite(tensor: Tensor, what: str, first_row: int) -> None:
-    if not tensor.is_floating_point():
+    if not tensor.is_floating_point() or tensor.numel() == 0:
         return
     good = torch.isfinite(tensor.reshape(tensor.shape[0], -1)).all(dim=1)
     if not bool(good.all()):

@@ -18,8 +18,8 @@ from offmap.score._logits import LogitDetector
 class MSP(LogitDetector):
     """One minus the largest softmax probability, ``1 - max_k p_k``, in [0, 1 - 1/K].
 
-    The chance of error that the classifier itself claims. Computed as ``-expm1(max z - logsumexp z)`` in float64, so that
-    sure predictions keep their order where ``1 - p`` in float32 is zero for all of them.
+    The chance of error that the classifier itself claims. Computed as ``r / (1 + r)`` from ``r``, the sum of ``exp(z_k - max z)``
+    over the other classes, so that sure predictions keep their order where ``1 - p`` is zero for all of them.
 
     Nothing to fit; scoring costs K an image; the state is one number.
 
@@ -38,4 +38,6 @@ class MSP(LogitDetector):
         return state
 
     def of_logits(self, logits: Float64[Tensor, "n k"]) -> Float64[Tensor, " n"]:
-        return -torch.expm1(logits.max(dim=1).values - logits.logsumexp(dim=1))
+        top, which = logits.max(dim=1, keepdim=True)
+        rest = (logits - top).exp().scatter(1, which, 0.0).sum(dim=1)
+        return rest / (1 + rest)

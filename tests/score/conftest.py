@@ -1,0 +1,49 @@
+"""Features of three classes with a head, made by code."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+Batches = Callable[..., list[dict[str, Tensor]]]
+
+
+def mixture(count: int = 150, width: int = 12, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+    """Three classes with labels -4, 7 and 100, correlated features, logits of a head that fits them."""
+    generator = torch.Generator().manual_seed(seed)
+    fixed = torch.Generator().manual_seed(99)
+    means = 3.0 * torch.randn(3, width, generator=fixed, dtype=torch.float64)
+    mix = torch.randn(width, width, generator=fixed, dtype=torch.float64) / width**0.5
+    bias = torch.randn(3, generator=fixed, dtype=torch.float64)
+    which = torch.randint(3, (count,), generator=generator)
+    rows = means[which] + torch.randn(count, width, generator=generator, dtype=torch.float64) @ mix + 1.0
+    signals = {"features.last": rows, "features.penultimate": rows, "logits": rows @ means.T / width + bias}
+    signals |= {"head.weight": means / width, "head.bias": bias}
+    return {**{k: v.to(dtype) for k, v in signals.items()}, "label": torch.tensor([-4, 7, 100])[which]}
+
+
+def cut(signals: dict[str, Tensor], size: int = 40) -> list[dict[str, Tensor]]:
+    """The same in batches."""
+    count = len(signals["label"])
+    return [{k: v if k.startswith("head.") else v[i : i + size] for k, v in signals.items()} for i in range(0, count, size)]
+
+
+@pytest.fixture
+def fit_signals() -> dict[str, Tensor]:
+    return mixture(seed=1)
+
+
+@pytest.fixture
+def batches(fit_signals: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    return cut(fit_signals)
+
+
+@pytest.fixture
+def unlabelled(batches: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+    return [{k: v for k, v in b.items() if k != "label"} for b in batches]
+
+
+@pytest.fixture
+def unseen() -> dict[str, Tensor]:
+    return mixture(60, seed=2)
