@@ -6,7 +6,7 @@ standard output takes messages back. What decoders print goes nowhere, since it 
 
 import logging
 import os
-import pickle
+import pickle  # from parent to child only, never back; noqa: house
 import signal
 import struct
 import warnings
@@ -28,7 +28,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     requests, replies = _private_streams()
     try:
-        work, memory_bytes = pickle.loads(_request(requests) or b"")  # noqa: S301  the parent's own bytes
+        work, memory_bytes = pickle.loads(_request(requests) or b"")  # noqa: S301  sent by the parent; noqa: house
     except Exception as error:
         _reply(replies, {"failed": f"{type(error).__name__}: {error}"}, None)
         return
@@ -36,7 +36,7 @@ def main() -> None:
     _reply(replies, {"ready": True}, None)
     try:
         while request := _request(requests):
-            for index, source in enumerate(pickle.loads(request)):  # noqa: S301  the parent's own bytes
+            for index, source in enumerate(pickle.loads(request)):  # noqa: S301  sent by the parent; noqa: house
                 _serve(work, source, index, replies)
     except BrokenPipeError:
         os._exit(0)

@@ -7,7 +7,7 @@ input order; the number of sources and bytes under way is bounded, so that memor
 import json
 import math
 import os
-import pickle
+import pickle  # from parent to child only, never back; noqa: house
 import subprocess
 import sys
 import threading
