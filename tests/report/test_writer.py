@@ -152,7 +152,7 @@ def test_undecodable_file_names_are_escaped(suffix: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_memory_does_not_grow_with_the_rows(suffix: str, tmp_path: Path) -> None:
     def alive() -> int:
-        return sum(isinstance(o, Row) for o in gc.get_objects())
+        return sum(type(o) is Row for o in gc.get_objects())
 
     before, arrow = alive(), pa.total_allocated_bytes()
     with TableWriter(tmp_path / f"scores{suffix}", parts=["knn"], chunk=200) as writer:
