@@ -59,13 +59,18 @@ FIT, HELD, TEST = draw(160, 1), draw(60, 2), draw(40, 3)
 
 
 @pytest.mark.parametrize("unit", [True, False])
-@pytest.mark.parametrize("reduction", ["mean", "max", "mean_deep"])
+@pytest.mark.parametrize("reduction", ["logsumexp", "mean", "max", "mean_deep"])
 def test_it_equals_scikit_learn_and_numpy(unit: bool, reduction: Reduction) -> None:
     held, test = (log_distances(FIT, s, unit=unit) for s in (HELD, TEST))
     z_held, z_test = standard(held, held), standard(test, held)
-    makers = {"mean": [lambda z: z.mean(1)], "max": [lambda z: z.max(1)], "mean_deep": [lambda z: z.mean(1), lambda z: z[:, -1]]}
+    makers = {
+        "logsumexp": [lambda z: np.log(np.exp(z).sum(1))],
+        "mean": [lambda z: z.mean(1)],
+        "max": [lambda z: z.max(1)],
+        "mean_deep": [lambda z: z.mean(1), lambda z: z[:, -1]],
+    }
     expected = sum(standard(term(z_test), term(z_held)) for term in makers[reduction])
-    detector = MultilayerMahalanobis(normalise=unit, reduction=reduction)
+    detector = MultilayerMahalanobis(normalise=unit, reduction=reduction, skip=0)
     got = detector.fit(parts_of(FIT), held_out=parts_of(HELD)).score(TEST)
     np.testing.assert_allclose(got.numpy(), expected, rtol=1e-4, atol=1e-5)
 
@@ -76,7 +81,7 @@ def test_with_neighbours_it_adds_the_standardised_log_distance() -> None:
     near = [np.log(index.kneighbors(normalize(s["features.deep"].numpy()))[0][:, -1]) for s in (HELD, TEST)]
     means = [standard(v, held).mean(1) for v in (held, test)]
     expected = standard(means[1], means[0]) + standard(near[1], near[0])
-    got = MultilayerMahalanobis(reduction="mean_knn").fit(parts_of(FIT), held_out=parts_of(HELD)).score(TEST)
+    got = MultilayerMahalanobis(reduction="mean_knn", skip=0).fit(parts_of(FIT), held_out=parts_of(HELD)).score(TEST)
     np.testing.assert_allclose(got.numpy(), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -108,6 +113,15 @@ def test_named_layers_only_are_needed() -> None:
     fitted = detector.fit(parts_of(FIT), held_out=parts_of(HELD))
     bare = {k: v for k, v in TEST.items() if k != "features.middle"}
     assert torch.equal(fitted.score(bare), fitted.score(TEST))
+
+
+def test_the_shallowest_layers_are_left_out_where_none_is_named() -> None:
+    for skip, layers in ((1, ("middle", "deep")), (2, ("deep",)), (9, ("deep",))):
+        skipped = MultilayerMahalanobis(skip=skip).fit(parts_of(FIT), held_out=parts_of(HELD))
+        named = MultilayerMahalanobis(layers=layers).fit(parts_of(FIT), held_out=parts_of(HELD))
+        torch.testing.assert_close(skipped.score(TEST), named.score(TEST))
+    with pytest.raises(ConfigError, match="skip = -1"):
+        MultilayerMahalanobis(skip=-1)
 
 
 def test_a_layer_that_is_gone_is_named() -> None:
@@ -180,7 +194,7 @@ def test_maps_of_unequal_size_meet_on_the_finest_grid_of_at_most_forty() -> None
             signals[f"feature_map.{layer}"] = torch.randn(count, 4, side, side, generator=generator)
         return signals
 
-    fitted = MultilayerMahalanobis().fit([sized(12, 1)], held_out=[sized(6, 2)])
+    fitted = MultilayerMahalanobis(skip=0).fit([sized(12, 1)], held_out=[sized(6, 2)])
     assert tuple(fitted.map(sized(2, 3)).shape) == (2, 40, 40)
 
 

@@ -95,7 +95,7 @@ def fit(
         device=where,
     )
     data = Collected()
-    with SignalStore(map_rows=MAP_ROWS) as store:
+    with SignalStore(network.layers, map_rows=None if any(n.startswith("feature_map") for n in scores) else MAP_ROWS) as store:
         found, skipped = _read(train, stream, maps, store, data, known_labels, limit, seed, axes, spacing, progress)
         require(data, SMALLEST)
         return _finish(plan, stream, store, data, found, skipped, seed, volumes, keep_neighbours, progress)

@@ -1,6 +1,6 @@
 """From in-distribution signals to a scorer: who fits, who standardises, who calibrates."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -98,9 +98,21 @@ def wanted(recipe: Recipe, encoder: Encoder) -> tuple[frozenset[str], frozenset[
         uses = {u for u in detector.fit_uses if u != "label" and not missing([u], encoder.provides)}
         maps |= {u for u in uses if u.startswith("feature_map")}
         scores |= needs | {u for u in uses if not u.startswith("feature_map")}
-        if isinstance(detector, Localiser) and not missing(detector.map_needs, encoder.provides):
-            maps |= detector.map_needs
+        if draws(detector, encoder.provides):
+            maps |= map_needs(detector)
     return frozenset(scores), frozenset(maps - scores)
+
+
+def draws(detector: Detector, provides: Iterable[str]) -> bool:
+    """Whether the detector will have a map: it localises, was asked to, and what it needs is there."""
+    needs = map_needs(detector)
+    learnt = detector.needs | detector.fit_needs | detector.fit_uses
+    return isinstance(detector, Localiser) and needs <= learnt and not missing(needs, provides)
+
+
+def map_needs(detector: Detector) -> frozenset[str]:
+    """Signals of its map; empty for a detector that does not localise."""
+    return detector.map_needs if isinstance(detector, Localiser) else frozenset()
 
 
 def _advice(lacking: Sequence[str]) -> str:
@@ -126,13 +138,13 @@ def _fit_maps(
 ) -> tuple[dict[str, Fitted], dict[str, tuple[float, float]]]:
     """The first part that localises gets a state with maps, and colour limits from in-distribution maps."""
     for name, detector in recipe.parts.items():
-        if not isinstance(detector, Localiser) or missing(detector.map_needs, store.names):
+        if not draws(detector, store.names):
             continue
         few = replace(parts, fit=store.has_map(parts.fit), held_out=store.has_map(parts.held_out)[:MAP_ROWS])
         if len(few.fit) < 2 or len(few.held_out) < 1:
             continue
-        state = fitted[name][0] if detector.map_needs <= detector.needs else _fit(detector, store, few, seed, device, maps=True)
-        batches = store.batches(few.held_out, detector.map_needs, device=device)
+        state = fitted[name][0] if map_needs(detector) <= detector.needs else _fit(detector, store, few, seed, device, maps=True)
+        batches = store.batches(few.held_out, map_needs(detector), device=device)
         values = np.concatenate([state.map(batch).cpu().numpy().ravel() for batch in batches])
         return {name: state}, {name: (float(np.quantile(values, 0.5)), float(np.quantile(values, 0.999)))}
     return {}, {}

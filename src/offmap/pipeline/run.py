@@ -144,7 +144,8 @@ def _result(
 ) -> Result:
     if drawn is None:
         return Result(row, picture=picture, features=features)
-    low, high = next(iter(gate.scorer.map_limits.values()))
+    low, usual = next(iter(gate.scorer.map_limits.values()))
+    high = max(usual, float(drawn.max()))
     heat = to_image(drawn, image.frame, mask=image.mask)
     painted = None
     if picture is not None and drawn.ndim == 2:

@@ -14,6 +14,7 @@ from offmap.core.detector import missing, select
 from offmap.core.errors import ConfigError
 from offmap.core.types import STATIC, Signals
 
+_NOTHING = torch.empty(0)
 MAP_BYTES = 16 * 1024**3
 
 
@@ -21,11 +22,13 @@ class SignalStore:
     """Append batches, then read any rows again, any number of times.
 
     Args:
+        layers: layers that ``features.*`` stands for, shallow to deep; empty = all kept ones.
         map_rows: feature maps are kept for the first so many rows only (maps are large; their statistics need few images).
         map_bytes: bound of the temporary files that hold feature maps.
     """
 
-    def __init__(self, *, map_rows: int | None = None, map_bytes: int = MAP_BYTES) -> None:
+    def __init__(self, layers: Sequence[str] = (), *, map_rows: int | None = None, map_bytes: int = MAP_BYTES) -> None:
+        self._layers = tuple(layers)
         self._vectors: dict[str, list[np.ndarray]] = {}
         self._static: dict[str, Tensor] = {}
         self._maps: dict[str, tuple[Path, tuple[int, ...]]] = {}
@@ -98,12 +101,17 @@ class SignalStore:
     def batches(self, rows: np.ndarray, needs: Iterable[str], *, device: torch.device, size: int = 256) -> "Rows":
         """Batches of some rows with the named signals, to be iterated any number of times."""
         wanted = tuple(needs)
-        names = [n for n in self.names if any(n in select({n: torch.empty(0)}, w) or n == w for w in wanted)]
+        names = [n for n in self.names if any(self._answers(n, w) for w in wanted)]
         lacking = missing(wanted, [*names, *(["feature_map.last"] if self._maps else [])])
         if lacking:
             raise ConfigError(f"signals {', '.join(lacking)} were not kept; kept: {', '.join(self.names)}")
         size = min(size, 32) if any(n in self._maps for n in names) else size
         return Rows(self, np.asarray(rows), tuple(names), "feature_map.last" in wanted, device, size)
+
+    def _answers(self, name: str, want: str) -> bool:
+        if "*" not in want:
+            return name == want
+        return name in select({name: _NOTHING}, want) and (not self._layers or name.partition(".")[2] in self._layers)
 
     def read(self, rows: np.ndarray, names: Sequence[str], *, last_map: bool, device: torch.device) -> dict[str, Tensor]:
         """The named signals of some rows."""

@@ -104,7 +104,7 @@ class Stream:
         )
 
     def _fingerprint(self) -> tuple[Any, ...]:
-        return (2, self.encoder.sha256, self.encoder.config(), self.preparation.to_json(), self.form_seed, self.volumes, self.fingerprint)
+        return (3, self.encoder.sha256, self.encoder.config(), self.preparation.to_json(), self.form_seed, self.volumes, self.fingerprint)
 
     def _cache(self) -> FeatureCache | None:
         only_vectors = not any(n.startswith("feature_map") or n == "image" for n in self.needs)
@@ -183,7 +183,7 @@ def _row(batch: Batch, i: int, n: int, signals: Mapping[str, Tensor]) -> tuple[s
     own = {k: v for k, v in entry.meta.items() if k not in manifest}
     group = "" if set(PATIENT_COLUMNS) & set(manifest) else entry.group
     header, _ = pack(replace(entry, pixels=_NO_PIXELS, mask=None, meta=own, group=group, item=""))
-    vectors = {k: v[n].cpu().numpy() for k, v in signals.items() if k not in STATIC and v.ndim == 2 and not k.endswith(".last")}
+    vectors = {k: v[n].cpu().numpy() for k, v in signals.items() if k not in STATIC and v.ndim == 2}
     if i in batch.prints:
         vectors[_PRINT] = batch.prints[i]
     return entry.digest, header, vectors
@@ -203,9 +203,6 @@ def _merge(
         merged[name] = torch.stack(
             [signals[name][position[i]] if i in position else torch.tensor(known[i][name], device=device) for i in at]
         )
-    layers = [n for n in names if n.startswith("features.")]
-    if layers:
-        merged["features.last"] = merged[layers[-1]]
     return merged
 
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-Reduction = Literal["mean", "max", "mean_deep", "mean_knn"]
+Reduction = Literal["logsumexp", "mean", "max", "mean_deep", "mean_knn"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +32,11 @@ def _mean(parts: Parts) -> Tensor:
     return parts.layers.mean(dim=1)
 
 
+def _logsumexp(parts: Parts) -> Tensor:
+    """Between the mean and the maximum: one odd layer is enough, several odd ones are more."""
+    return torch.logsumexp(parts.layers, dim=1)
+
+
 def _max(parts: Parts) -> Tensor:
     return parts.layers.amax(dim=1)
 
@@ -45,7 +50,7 @@ def _neighbour(parts: Parts) -> Tensor:
 
 
 REDUCTIONS: Mapping[Reduction, tuple[Term, ...]] = MappingProxyType(
-    {"mean": (_mean,), "max": (_max,), "mean_deep": (_mean, _deep), "mean_knn": (_mean, _neighbour)}
+    {"logsumexp": (_logsumexp,), "mean": (_mean,), "max": (_max,), "mean_deep": (_mean, _deep), "mean_knn": (_mean, _neighbour)}
 )
 """Terms of each reduction; each term is standardised again on the held-out images, and the score is their sum."""
 
