@@ -10,11 +10,11 @@ import torch
 from PIL import Image as Pillow
 from tests.pipeline.conftest import picture, write
 
-PLAIN = '[prepare.window]\n[prepare.crop]\n[prepare.resize]\nsize = "encoder"\n'
-
 import offmap
 from offmap.core.errors import BundleError, ConfigError, DataError
 from offmap.pipeline.gate import Gate
+
+PLAIN = '[prepare.window]\n[prepare.crop]\n[prepare.resize]\nsize = "encoder"\n'
 
 
 def test_strange_images_are_surprising_and_usual_ones_are_not(gate: Gate, tmp_path: Path) -> None:
