@@ -178,7 +178,11 @@ def test_the_map_equals_the_formula(unit: bool) -> None:
     a, b, c = (x / np.linalg.norm(x, axis=2, keepdims=True) if unit else x for x in (a, b, c))
     mean, deviation = a.mean(axis=0), a.reshape(-1, WIDTHS[layer]).std(axis=0, ddof=1)
     residuals = ((a - mean) / deviation).reshape(-1, WIDTHS[layer])
-    precision = np.linalg.inv(LedoitWolf(assume_centered=True).fit(residuals).covariance_)
+    free, d = len(residuals) - 9, WIDTHS[layer]
+    s = residuals.T @ residuals / free
+    square, trace = np.trace(s @ s), np.trace(s)
+    rho = min(1.0, ((1 - 2 / d) * square + trace**2) / ((free + 1 - 2 / d) * (square - trace**2 / d)))
+    precision = np.linalg.inv((1 - rho) * s + rho * trace / d * np.eye(d))
     logs = [np.log(np.einsum("npd,de,npe->np", r, precision, r)) for r in ((x - mean) / deviation for x in (b, c))]
     centre = 0.5 * logs[0].mean(axis=0) + 0.5 * logs[0].mean()
     spread = np.sqrt(0.5 * logs[0].var(axis=0) + 0.5 * ((logs[0] - centre) ** 2).mean())

@@ -102,7 +102,8 @@ def _labelled(batches: Iterable[Signals], vectors: Vectors, who: str) -> Iterato
     for batch in _uniform(batches, who, labelled=True):
         labels = labels_of(batch, who)
         if labels is not None:
-            yield vectors(batch), labels
+            rows = vectors(batch)
+            yield rows, labels.to(rows.device)
 
 
 def _uniform(batches: Iterable[Signals], who: str, *, labelled: bool) -> Iterator[Signals]:

@@ -1,10 +1,11 @@
 """Gaussians over the positions of feature maps: where in the image a layer is odd.
 
 Each position has its own mean, all positions of a layer share one covariance; log distances are standardised on held-out
-images. (A covariance for each position was no better on synthetic lesions, and is a hundred times larger.)
+images. (A covariance for each position was no better on synthetic lesions, and is a hundred times larger.) The covariance
+rests on all positions of all images, so shrinkage hardly matters and is OAS, which needs no further pass.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +15,8 @@ from torch import Tensor
 from offmap.core.detector import State
 from offmap.core.detector import rows as rows_in
 from offmap.core.errors import SignalError
-from offmap.core.linalg import Shrinkage, cholesky, shrunk, unit_norm
-from offmap.core.moments import ClassMoments, quartic
+from offmap.core.linalg import cholesky, shrunk, unit_norm
+from offmap.core.moments import ClassMoments
 from offmap.core.types import Signals
 from offmap.score._layers import deviations, finest, map_of, on_grid
 
@@ -67,14 +68,14 @@ class MapReader:
 
     def rows(self, signals: Signals, layer: str) -> Float64[Tensor, "n *s c"]:
         """One layer of one batch."""
-        rows = on_grid(map_of(signals, layer, self.who), self.sizes[layer]).double().movedim(1, -1)
-        return unit_norm(rows) if self.normalise else rows
+        rows = on_grid(map_of(signals, layer, self.who), self.sizes[layer]).movedim(1, -1)
+        return (unit_norm(rows.float() if rows.dtype != torch.float64 else rows) if self.normalise else rows).double()
 
 
-def position_state(batches: Iterable[Signals], held_out: Iterable[Signals], reader: MapReader, *, kind: Shrinkage) -> dict[str, Tensor]:
+def position_state(batches: Iterable[Signals], held_out: Iterable[Signals], reader: MapReader) -> dict[str, Tensor]:
     """Named tensors from which ``position_map`` draws."""
     state: dict[str, Tensor] = {}
-    gaussians = _gaussians(batches, reader, kind)
+    gaussians = _gaussians(batches, reader)
     standards = _standards(held_out, reader, gaussians)
     for i, (layer, gaussian) in enumerate(gaussians.items()):
         prefix = f"map.{i:02d}.{layer}"
@@ -99,32 +100,29 @@ def position_map(state: State, signals: Signals, *, normalise: bool, who: str) -
     return torch.stack(maps).mean(dim=0)
 
 
-def _gaussians(batches: Iterable[Signals], reader: MapReader, kind: Shrinkage) -> dict[str, PositionGaussian]:
+def _gaussians(batches: Iterable[Signals], reader: MapReader) -> dict[str, PositionGaussian]:
     sums: dict[str, ClassMoments] = {}
-    for layer, rows, position in _flat(batches, reader):
-        part = ClassMoments.of(rows, position)
-        sums[layer] = sums[layer].merge(part) if layer in sums else part
-    scales = {name: deviations(s.total.diagonal(), s.count, s.mean, f"{reader.who}: feature_map.{name}") for name, s in sums.items()}
-    fourth = {layer: torch.zeros((), dtype=torch.float64, device=scale.device) for layer, scale in scales.items()}
-    for layer, rows, position in _flat(batches if kind == "ledoit_wolf" else (), reader):
-        fourth[layer] += quartic(sums[layer].residuals(rows, position) / scales[layer])
+    for batch in batches:
+        for layer in reader.sizes:
+            part = _by_position(reader.rows(batch, layer))
+            sums[layer] = sums[layer].merge(part) if layer in sums else part
     out = {}
-    for layer, scale in scales.items():
-        own = sums[layer]
+    for layer, own in sums.items():
+        scale = deviations(own.total.diagonal(), own.count, own.mean, f"{reader.who}: feature_map.{layer}")
         scatter = own.within / torch.outer(scale, scale)
-        covariance = shrunk(scatter, fourth[layer], count=own.count, centres=len(own.labels), kind=kind)
-        means = own.means.reshape(*reader.sizes[layer], -1)
-        out[layer] = PositionGaussian(means, scale[:, None] * cholesky(covariance))
+        covariance = shrunk(scatter, scatter.new_zeros(()), count=own.count, centres=len(own.labels), kind="oas")
+        out[layer] = PositionGaussian(own.means.reshape(*reader.sizes[layer], -1), scale[:, None] * cholesky(covariance))
     return out
 
 
-def _flat(batches: Iterable[Signals], reader: MapReader) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Layer, rows of all positions of all images, and the position of each row."""
-    for batch in batches:
-        for layer in reader.sizes:
-            rows = reader.rows(batch, layer)
-            positions = rows[0, ..., 0].numel()
-            yield layer, rows.flatten(0, -2), torch.arange(positions, device=rows.device).repeat(len(rows))
+def _by_position(rows: Float64[Tensor, "n *s c"]) -> ClassMoments:
+    """Sums in which every position is a class of its own."""
+    flat = rows.flatten(1, -2)
+    count, positions = flat.shape[:2]
+    means = flat.mean(dim=0)
+    centred = (flat - means).flatten(0, 1)
+    counts = torch.full((positions,), float(count), dtype=torch.float64, device=rows.device)
+    return ClassMoments(torch.arange(positions, device=rows.device), counts, means, centred.T @ centred)
 
 
 def _standards(

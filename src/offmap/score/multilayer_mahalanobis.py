@@ -55,9 +55,9 @@ class MultilayerMahalanobis(Localiser):
         layers: layers to use, shallow to deep; none named: all but the first ``skip``.
         skip: shallowest layers that are left out where none is named; at least one layer stays.
         normalise: bring features to length one first (Mahalanobis++).
-        shrinkage: ``ledoit_wolf`` or ``oas``.
-        reduction: ``logsumexp``, ``mean``, ``max``, ``mean_deep`` (mean plus the deepest layer), ``mean_knn`` (mean plus log distance to the
-            k-th neighbour in the deepest layer); the two parts of a sum are standardised each.
+        shrinkage: ``ledoit_wolf`` or ``oas``, for the score; the map's covariances rest on many rows and use ``oas``.
+        reduction: ``logsumexp``, ``mean``, ``max``, ``mean_deep`` (mean plus the deepest layer), ``mean_knn`` (mean plus log
+            distance to the k-th neighbour in the deepest layer); the two parts of a sum are standardised each.
         k: neighbour for ``mean_knn``.
         max_bank: images kept for ``mean_knn``; a uniform sample of more.
         maps: fit the map as well, where the batches hold feature maps.
@@ -174,4 +174,4 @@ class MultilayerMahalanobis(Localiser):
         if not self.maps or not mapped:
             return {}
         reader = MapReader.of(first, mapped, normalise=self.normalise, who=self.method())
-        return position_state(fit, unseen, reader, kind=self.shrinkage)
+        return position_state(fit, unseen, reader)
