@@ -95,6 +95,7 @@ def test_globs(tmp_path: Path) -> None:
     assert _items(f"{tmp_path}/*/*.png") == [str(tmp_path / n) for n in ("x/1.png", "x/2.png", "y/3.png")]
     assert _items(f"{tmp_path}/**/*.png") == [str(tmp_path / n) for n in ("x/1.png", "x/2.png", "y/3.png")]
     assert find([f"{tmp_path}/y/*"]).skipped == 1
+    assert len(_items(f"{tmp_path}/*")) == len(_items(f"{tmp_path}/**/*")) == len(_items(f"{tmp_path}/**")) == 3
     with pytest.raises(ConfigError, match="no file matches"):
         find([f"{tmp_path}/*.dcm"])
 

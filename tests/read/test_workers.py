@@ -173,6 +173,15 @@ def test_sources_are_pulled_lazily_and_little_is_held(work: Any) -> None:
         assert [header["item"] for _, (header, _) in workers.run(_sources("x", "y"))] == ["x", "y"]
 
 
+def test_a_run_given_up_early_does_not_harm_the_next(work: Any) -> None:
+    with Workers(work.serve, jobs=3) as workers:
+        for _ in range(5):
+            results = workers.run(_sources("a", "b", "c", "sleep", "d", "sleep"))
+            next(results)
+            results.close()
+        assert [header["item"] for _, (header, _) in workers.run(_sources("u", "v"))] == ["u#0", "v#0"]
+
+
 def test_processes_end_with_the_block(work: Any) -> None:
     before = {p.pid for p in psutil.Process().children()}
     with Workers(work.serve, jobs=2) as workers:
@@ -258,6 +267,20 @@ def test_a_killed_parent_leaves_no_workers(work: Any, tmp_path: Path) -> None:
         children = psutil.Process(main.pid).children()
         main.kill()
     _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
+
+
+def test_an_orphan_that_hangs_ends_by_itself(work: Any, tmp_path: Path) -> None:
+    script = SCRIPT.format(folder=str(tmp_path), names=["a", "sleep"]).replace("jobs=2", "jobs=2, limits=Limits(seconds=0.2)")
+    script = script.replace("import Source", "import Source\nfrom offmap.read.limits import Limits").replace(
+        "header[", "header.get('reason') or header["
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as main:
+        assert main.stdout is not None
+        assert main.stdout.readline() == "a#0\n"
+        children = psutil.Process(main.pid).children()
+        main.kill()
+    _, alive = psutil.wait_procs(children, timeout=20)
     assert not alive
 
 

@@ -8,7 +8,8 @@ from offmap.core.errors import ReadError
 from offmap.core.types import Source
 from offmap.read import tags
 
-_FIRST_BYTES = 1 << 20
+_FIRST_BYTES = (1 << 14, 1 << 20)
+"""Bytes that are looked at; the larger number where the smaller one does not reach the series."""
 
 
 def into_series(sources: Sequence[Source]) -> list[Source]:
@@ -48,6 +49,12 @@ def _uid(path: Path) -> str:
             return ""
         with path.open("rb") as file:
             head = file.read(132)
-            return tags.series_uid(head + file.read(_FIRST_BYTES)) if head[128:] == b"DICM" else ""
+            if head[128:] != b"DICM":
+                return ""
+            for size in _FIRST_BYTES:
+                head += file.read(size - len(head))
+                if uid := tags.series_uid(head):
+                    return uid
+            return ""
     except (OSError, ReadError):
         return ""

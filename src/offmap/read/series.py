@@ -9,6 +9,7 @@ import numpy as np
 from offmap.core.errors import ReadError
 from offmap.core.types import Frame, Image
 from offmap.read.dicom import DicomFile, Plane, normal, open_file
+from offmap.read.dicom_header import code
 from offmap.read.limits import Limits
 
 _GAP_TOLERANCE = 0.1
@@ -60,9 +61,7 @@ def _reader(member: Path, index: int, limits: Limits, identifiers: bool) -> Call
 def _slice(opened: DicomFile, index: int) -> Slice:
     lay = opened.layout
     channels = 3 if lay.samples == 3 or lay.photometric == "PALETTE COLOR" else 1
-    return Slice(
-        opened.plane(index), (channels, lay.rows, lay.columns), opened.header.data.get("Modality") or "", lambda: opened.image(index)
-    )
+    return Slice(opened.plane(index), (channels, lay.rows, lay.columns), code(opened.header.data, "Modality"), lambda: opened.image(index))
 
 
 def stack(slices: Sequence[Slice], limits: Limits) -> Image:
@@ -79,19 +78,18 @@ def stack(slices: Sequence[Slice], limits: Limits) -> Image:
     limits.check(int(np.prod(first.size)) * len(slices))
     _check_alike(slices)
     ordered, gap = _in_order(slices)
-    volume = _filled(ordered)
     image = ordered[0].read()
+    volume = _filled(image, ordered)
     spacing = (gap, *first.plane.spacing) if gap is not None and first.plane.spacing is not None else None
     return replace(image, pixels=volume, frame=Frame.whole(volume.shape[1:]), spacing=spacing)
 
 
-def _filled(ordered: Sequence[Slice]) -> np.ndarray:
+def _filled(first: Image, ordered: Sequence[Slice]) -> np.ndarray:
     channels, height, width = ordered[0].size
-    volume = np.empty(0)
-    for index, entry in enumerate(ordered):
+    volume = np.empty((channels, len(ordered), height, width), first.pixels.dtype)
+    volume[:, 0] = first.pixels
+    for index, entry in enumerate(ordered[1:], 1):
         pixels = entry.read().pixels
-        if index == 0:
-            volume = np.empty((channels, len(ordered), height, width), pixels.dtype)
         if pixels.dtype != volume.dtype and volume.dtype != np.float32:
             volume = volume.astype(np.float32)
         volume[:, index] = pixels

@@ -74,9 +74,14 @@ class _Search:
             raise ConfigError(f"{printable(pattern)!r}: no file matches")
         if pattern.lower().endswith(".csv"):
             return [source for path in found for source in self.path(path)]
-        single = [source for path in found for source in ([] if os.path.isdir(path) else self.file_beside_images(path))]
-        folders = [source for path in found if os.path.isdir(path) and not pattern.endswith("**") for source in self.folder(path)]
-        return [*(grouping.into_series(single) if self.volumes else single), *folders]
+        folders = set() if "**" in pattern else {path for path in found if os.path.isdir(path)}
+        sources: list[Source] = []
+        for path in found:
+            if path in folders:
+                sources += self.walk(path, frozenset(), 0)
+            elif not os.path.isdir(path):
+                sources += self.file_beside_images(path)
+        return grouping.into_series(sources) if self.volumes else sources
 
     def file_beside_images(self, path: str) -> list[Source]:
         name = os.path.basename(path)

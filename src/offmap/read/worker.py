@@ -28,7 +28,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     requests, replies = _private_streams()
     try:
-        work, memory_bytes = pickle.loads(_request(requests) or b"")  # noqa: S301  sent by the parent; noqa: house
+        work, memory_bytes, seconds = pickle.loads(_request(requests) or b"")  # noqa: S301  sent by the parent; noqa: house
     except Exception as error:
         _reply(replies, {"failed": f"{type(error).__name__}: {error}"}, None)
         return
@@ -37,9 +37,32 @@ def main() -> None:
     try:
         while request := _request(requests):
             for index, source in enumerate(pickle.loads(request)):  # noqa: S301  sent by the parent; noqa: house
-                _serve(work, source, index, replies)
+                _serve(_bounded(work, seconds), source, index, replies)
     except BrokenPipeError:
         os._exit(0)
+
+
+def _bounded(work: Work, seconds: float) -> Work:
+    """``work`` that ends the process when one message takes far too long: the parent, who would kill it first, is gone."""
+
+    def go(source: Source) -> Iterator[Message]:
+        messages = iter(work(source))
+        while True:
+            _alarm(2 * seconds + 5)
+            try:
+                message = next(messages, None)
+            finally:
+                _alarm(0)
+            if message is None:
+                return
+            yield message
+
+    return go
+
+
+def _alarm(seconds: float) -> None:
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def _serve(work: Work, source: Source, index: int, replies: BufferedWriter) -> None:

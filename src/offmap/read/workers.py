@@ -30,6 +30,7 @@ _BUFFER = 64 << 20
 _START_SECONDS = 60.0
 _BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from offmap.read.worker import main; main()"
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS")
+_CANCELLED = "cancelled"
 _DETAILS = {"crashed": "the reader's process died on this file", "timeout": "reading took longer than {:g} seconds"}
 
 
@@ -158,7 +159,7 @@ class Workers:
 
     def __enter__(self) -> "Workers":
         if self._jobs and not self._slots:
-            setup = pickle.dumps((self._work, self._limits.memory_bytes))
+            setup = pickle.dumps((self._work, self._limits.memory_bytes, self._limits.seconds))
             self._slots = [_Slot() for _ in range(self._jobs)]
             self._threads = [threading.Thread(target=self._serve, args=(slot, setup), daemon=True) for slot in self._slots]
             for thread in self._threads:
@@ -263,6 +264,7 @@ class Workers:
             self._buffered = 0
             for slot in self._slots:
                 if slot.process is not None and (busy or self._closed):
+                    slot.reason = _CANCELLED
                     slot.process.kill()
             self._changed.notify_all()
 
@@ -299,7 +301,7 @@ class Workers:
         """Give a batch to the slot's process; what is left of it when the process dies."""
         index = 0
         try:
-            process = self._started(slot, setup, pickle.dumps([task.source for task in batch]))
+            process = self._started(slot, setup, batch)
             while index < len(batch):
                 slot.waiting_since = time.monotonic()
                 envelope, message = process.receive()
@@ -322,27 +324,32 @@ class Workers:
             self._finish(batch[index])
             return batch[index + 1 :]
 
-    def _started(self, slot: _Slot, setup: bytes, request: bytes) -> _Process:
-        """The slot's process with the request sent; a new one where there is none, or it died while idle."""
-        if slot.process is not None and slot.process.alive():
+    def _started(self, slot: _Slot, setup: bytes, batch: list[_Task]) -> _Process:
+        """The slot's process with the batch sent; a new one where there is none, it died while idle, or was given up."""
+        request = pickle.dumps([task.source for task in batch])
+        if slot.process is not None and slot.reason != _CANCELLED and slot.process.alive():
             try:
                 slot.process.send(request)
                 return slot.process
             except OSError:
                 pass
         self._bury(slot)
-        process = _Process(setup, self._limits.max_pixels * 8)
+        try:
+            process = _Process(setup, self._limits.max_pixels * 8)
+        except OSError as error:
+            raise ConfigError(f"a reader process could not start ({error.strerror}); try fewer jobs") from error
         with self._changed:
             slot.process, slot.reason = process, "crashed"
-            if self._closed:
+            if self._closed or batch[0].cancelled:
+                slot.reason = _CANCELLED
                 process.kill()
         slot.waiting_since = time.monotonic() + _START_SECONDS
         try:
             envelope, _ = process.receive()
         except _DeadError as error:
-            if self._closed:
+            if slot.reason == _CANCELLED:
                 raise
-            raise ConfigError("a reader process could not start") from error
+            raise ConfigError("a reader process could not start; try fewer jobs or a higher memory limit") from error
         finally:
             slot.waiting_since = math.inf
         if "ready" not in envelope:
