@@ -1,6 +1,7 @@
 """A gate on disk: what of it goes into the bundle, and how it is built again without trusting the bundle."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -59,23 +60,28 @@ def load(
 
     Raises:
         BundleError: damaged, forged, foreign or newer; or the encoder is not the one it was fitted with.
+        ConfigError: the encoder is a program file that is not trusted.
     """
     found = bundle.read(Path(path), expect=expect)
     manifest = found.manifest
     where = resolve_device(device)
-    try:
+    with _damage(path):
+        described = manifest["stages"]["encoder"]["params"]
+        weights = found.stages["encoder"] or None
+    network = rebuild(described, weights, given=encoder, trust_classifier=trust_classifier, device=str(where))
+    with _damage(path):
         recipe = recipes.from_json(manifest["recipe"])
-        network = rebuild(
-            manifest["stages"]["encoder"]["params"],
-            found.stages["encoder"] or None,
-            given=encoder,
-            trust_classifier=trust_classifier,
-            device=str(where),
-        )
         preparation = Preparation.from_json(manifest["prepare"], where="prepare")
         scorer = _scorer(manifest, found.stages).to(where)
         neighbours = Neighbours.read(found) if "neighbours" in found.stages else None
         return _gate()(recipe, network, preparation, scorer, manifest["facts"], neighbours, where)
+
+
+@contextmanager
+def _damage(path: PathLike) -> Iterator[None]:
+    """Whatever is wrong with the content of a manifest is told as a damaged gate."""
+    try:
+        yield
     except (KeyError, TypeError, IndexError, AttributeError, ConfigError) as error:
         text = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__} {error}"
         raise BundleError(f"{path} is damaged or was written by another version of offmap: {text}. Fit the gate anew") from error
