@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import offmap
 from offmap.core.detector import select
 from offmap.core.encoder import Encoder
 from offmap.core.types import STATIC, Image, NotAssessed, Source
@@ -104,7 +105,15 @@ class Stream:
         )
 
     def _fingerprint(self) -> tuple[Any, ...]:
-        return (3, self.encoder.sha256, self.encoder.config(), self.preparation.to_json(), self.form_seed, self.volumes, self.fingerprint)
+        return (
+            offmap.__version__,
+            self.encoder.sha256,
+            self.encoder.config(),
+            self.preparation.to_json(),
+            self.form_seed,
+            self.volumes,
+            self.fingerprint,
+        )
 
     def _cache(self) -> FeatureCache | None:
         only_vectors = not any(n.startswith("feature_map") or n == "image" for n in self.needs)
