@@ -1,10 +1,12 @@
 """Checks of scores and maps."""
 
 import copy
+import tempfile
+from pathlib import Path
 
 import torch
-from safetensors.torch import load, save
 
+from offmap.core import bundle
 from offmap.core.detector import Fitted, Localiser
 from offmap.testing.subject import Check, Subject, demand, rows_of, same
 
@@ -55,10 +57,13 @@ def needs_no_label_to_score(subject: Subject) -> None:
 
 
 def survives_saving(subject: Subject) -> None:
-    """State in safetensors and parameters in JSON give the same scores, to the last bit."""
-    fitted, signals = subject.fitted(), subject.unseen(12)
-    state = load(save({name: tensor.clone() for name, tensor in fitted.state.items()}))
-    again = Fitted(type(fitted.detector).from_params(fitted.detector.params()), dict(sorted(state.items())))
+    """A gate on disk, tensors and parameters, gives the same scores, to the last bit."""
+    fitted, signals, method = subject.fitted(), subject.unseen(12), subject.detector.method()
+    entry = {"method": method, "params": fitted.detector.params()}
+    with tempfile.TemporaryDirectory() as folder:
+        bundle.write(Path(folder) / "gate", {"stages": {"part": entry}}, {"part": fitted.state})
+        read = bundle.read(Path(folder) / "gate")
+    again = Fitted(type(fitted.detector).from_params(read.manifest["stages"]["part"]["params"]), read.stages["part"])
     same(fitted.score(signals), again.score(signals), "before and after saving", tolerance=0.0)
 
 
