@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from offmap.calibrate.threshold import beta_interval, needed
 from offmap.core.units import cap
+from offmap.decide.verdict import Thresholds
 
 if TYPE_CHECKING:
     from offmap.pipeline.gate import Gate
@@ -18,7 +19,6 @@ def card(gate: "Gate") -> dict[str, Any]:
         "created": gate.facts["created"],
         "version": gate.facts["version"],
         "recipe": gate.recipe.name,
-        "settings": gate.recipe.to_json(),
         "seed": gate.facts["seed"],
         "data": data,
         "prepare": gate.preparation.describe(),
@@ -68,9 +68,7 @@ def limits(gate: "Gate") -> list[str]:
     out.append(
         f"At most {cap(n):.2f} bits can be shown with {n} calibration images; beyond that the extrapolated bits rank, without a guarantee."
     )
-    for name, rate in (("review", decide.alpha), ("reject", decide.reject_at)):
-        if n < needed(rate):
-            out.append(f"The verdict {name!r} is out of reach: it needs {needed(rate)} calibration images, there are {n}.")
+    out += out_of_reach(n, decide)
     if not data["patients_known"]:
         out.append("Patients are not known: images of one patient may stand on both sides of the split.")
     elif data["patients_known"] < data["n_used"]:
@@ -78,6 +76,15 @@ def limits(gate: "Gate") -> list[str]:
     if data["scored_share"] is not None and data["scored_share"] < 0.995:
         out.append(f"On average {data['scored_share']:.0%} of an image is scored; what lies outside is never seen.")
     return out
+
+
+def out_of_reach(n: int, decide: Thresholds) -> list[str]:
+    """Verdicts that ``n`` calibration images cannot give, in sentences."""
+    return [
+        f"The verdict {name!r} is out of reach: it needs {needed(rate)} calibration images, there are {n}."
+        for name, rate in (("review", decide.alpha), ("reject", decide.reject_at))
+        if n < needed(rate)
+    ]
 
 
 def _guarantee(split: bool, alpha: float) -> str:

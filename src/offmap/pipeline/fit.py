@@ -16,6 +16,7 @@ from offmap.core.errors import ConfigError
 from offmap.core.types import Source
 from offmap.explain.neighbours import Neighbours
 from offmap.pipeline import recipe as recipes
+from offmap.pipeline.card import out_of_reach
 from offmap.pipeline.collect import Collected, codes, collect, facts, require, warnings
 from offmap.pipeline.gate import Gate, cores
 from offmap.pipeline.inputs import PathLike, images, is_array, paths
@@ -187,7 +188,7 @@ def _finish(
     scorer = fit_scorer(plan, store, division, seed=seed, device=stream.device)
     known = {
         "data": facts(data, copies, found, skipped),
-        "warnings": warnings(data, copies),
+        "warnings": warnings(data, copies) + out_of_reach(scorer.ranks.n, plan.decide),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "version": offmap.__version__,
         "seed": seed,
