@@ -107,7 +107,7 @@ def told(card: Mapping[str, Any]) -> list[str]:
     data, calibration = card["data"], card["calibration"]
     reach = " and ".join(calibration["reachable"]) or "no flag"
     lines = [
-        f"Fitted recipe {card['recipe']['name']!r} on {data['n_used']} images with the encoder {card['encoder']['name']}.",
+        f"Fitted recipe {card['recipe']!r} on {data['n_used']} images with the encoder {card['encoder']['name']}.",
         f"Calibrated on {calibration['n']} ({calibration['kind']}): at most {calibration['cap_bits']} bits; {reach} within reach.",
         calibration["guarantee"],
     ]
