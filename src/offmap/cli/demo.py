@@ -46,7 +46,9 @@ def demo(
         emit({"event": "done", "gate": str(out / "gate"), "id": identity, "data": chosen.sentence, "sets": rows, "report": str(page)})
         return
     show(["set", "kind", "images", "median bits", "flagged"], [[*row.values()] for row in rows])
-    print(f"Flagged = review or reject. Of ordinary images about {gate.recipe.decide.alpha:.0%} are, by design.")
+    degree = gate.card["calibration"]
+    limit = f"{degree['cap_bits']} bits are the most that {degree['n']} images can show"
+    print(f"Flagged = review or reject. Of ordinary images about {degree['alpha']:.0%} are, by design; {limit}.")
     print(f"Look at  {page}\nScores   {out / 'scores.csv'}\nGate     {out / 'gate'}")
 
 
