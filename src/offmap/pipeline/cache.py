@@ -8,6 +8,7 @@ import json
 import os
 import sqlite3
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,13 +38,14 @@ def location(*fingerprint: Any) -> Path:
 
 
 class FeatureCache:
-    """Vectors by digest. Opens lazily; a cache that cannot be opened or written behaves as an empty one."""
+    """Vectors by digest. Opens lazily; one that cannot be opened or written behaves as empty; threads may share it."""
 
     def __init__(self, path: Path, *, limit_bytes: int = LIMIT_BYTES) -> None:
         self._path = path
         self._limit = limit_bytes
         self._connection: sqlite3.Connection | None = None
         self._broken = False
+        self._lock = threading.RLock()
 
     def has(self, digest: str) -> bool:
         """Whether this content was encoded before."""
@@ -63,35 +65,38 @@ class FeatureCache:
 
     def put(self, rows: Sequence[tuple[str, Mapping[str, Any], Mapping[str, np.ndarray]]]) -> None:
         """Keep ``(digest, header, vectors)`` of several images in one transaction."""
-        connection = self._open()
-        if connection is None or not rows:
-            return
         values = []
         for digest, header, vectors in rows:
             names = json.dumps([(k, int(v.size)) for k, v in vectors.items()])
             blob = b"".join(np.ascontiguousarray(v, dtype=np.float32).tobytes() for v in vectors.values())
             values.append((digest, json.dumps(header), names, blob))
-        try:
-            with connection:
-                connection.executemany("INSERT OR REPLACE INTO features VALUES (?, ?, ?, ?)", values)
-        except sqlite3.Error:
-            self._broken = True
+        with self._lock:
+            connection = self._open()
+            if connection is None:
+                return
+            try:
+                with connection:
+                    connection.executemany("INSERT OR REPLACE INTO features VALUES (?, ?, ?, ?)", values)
+            except sqlite3.Error:
+                self._broken = True
 
     def close(self) -> None:
         """Close the file."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
 
     def _query(self, sql: str, values: tuple[str, ...]) -> list[Any]:
-        connection = self._open()
-        if connection is None:
-            return []
-        try:
-            return connection.execute(sql, values).fetchall()
-        except sqlite3.Error:
-            self._broken = True
-            return []
+        with self._lock:
+            connection = self._open()
+            if connection is None:
+                return []
+            try:
+                return connection.execute(sql, values).fetchall()
+            except sqlite3.Error:
+                self._broken = True
+                return []
 
     def _open(self) -> sqlite3.Connection | None:
         if self._broken or self._connection is not None:
@@ -99,8 +104,9 @@ class FeatureCache:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             if self._path.exists() and self._path.stat().st_size > self._limit:
-                self._path.unlink()
-            connection = sqlite3.connect(self._path, timeout=10)
+                for suffix in ("", "-wal", "-shm"):
+                    self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+            connection = sqlite3.connect(self._path, timeout=10, check_same_thread=False)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute("CREATE TABLE IF NOT EXISTS features (digest TEXT PRIMARY KEY, header TEXT, names TEXT, vectors BLOB)")

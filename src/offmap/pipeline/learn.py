@@ -141,7 +141,7 @@ def _fit_maps(
         if not draws(detector, store.names):
             continue
         few = replace(parts, fit=store.has_map(parts.fit), held_out=store.has_map(parts.held_out)[:MAP_ROWS])
-        if len(few.fit) < 2 or len(few.held_out) < 1:
+        if len(few.fit) < 2 or len(few.held_out) < 2:
             continue
         state = fitted[name][0] if map_needs(detector) <= detector.needs else _fit(detector, store, few, seed, device, maps=True)
         batches = store.batches(few.held_out, map_needs(detector), device=device)

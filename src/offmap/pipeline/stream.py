@@ -12,14 +12,13 @@ import torch
 from torch import Tensor
 
 import offmap
-from offmap.core.detector import select
 from offmap.core.encoder import Encoder
 from offmap.core.types import STATIC, Image, NotAssessed, Source
 from offmap.pipeline.cache import FeatureCache, location
 from offmap.pipeline.worker import Work, foreign_modality
 from offmap.prepare.preparation import Preparation
 from offmap.read.limits import DEFAULT, Limits
-from offmap.read.load import PATIENT_COLUMNS, described
+from offmap.read.load import PATIENT_COLUMNS, described, load
 from offmap.read.messages import Message, pack, unpack
 from offmap.read.parts import Known
 from offmap.read.workers import Workers
@@ -109,6 +108,7 @@ class Stream:
             offmap.__version__,
             self.encoder.sha256,
             self.encoder.config(),
+            sorted(self.needs),
             self.preparation.to_json(),
             self.form_seed,
             self.volumes,
@@ -124,8 +124,8 @@ class Stream:
     def _batches(self, messages: Iterable[tuple[Source, Message]], cache: FeatureCache | None) -> Iterator[Batch]:
         size = 1 if self.volumes else BATCH
         batch, known, shape = Batch([], {}), dict[int, Mapping[str, np.ndarray]](), None
-        for source, (header, arrays) in messages:
-            entry, vectors = self._entry(source, header, arrays, cache)
+        for source, message in messages:
+            (header, arrays), entry, vectors = self._entry(source, message, cache)
             own = entry.spatial if isinstance(entry, Image) and vectors is None else None
             if len(batch.entries) >= size or (shape is not None and own not in (None, shape)):
                 yield self._encode(batch, known, cache)
@@ -148,22 +148,29 @@ class Stream:
             cache.close()
 
     def _entry(
-        self, source: Source, header: dict[str, Any], arrays: Sequence[np.ndarray], cache: FeatureCache | None
-    ) -> tuple[Image | NotAssessed, Mapping[str, np.ndarray] | None]:
+        self, source: Source, message: Message, cache: FeatureCache | None
+    ) -> tuple[Message, Image | NotAssessed, Mapping[str, np.ndarray] | None]:
+        """What a message tells, with the vectors of an image that the cache holds."""
+        header, arrays = message
         own = min((header[extra] for extra in ("picture", "fingerprint") if extra in header), default=len(arrays))
         outcome = unpack((header, list(arrays[:own])))
         if not isinstance(outcome, Known):
-            return outcome, None
+            return message, outcome, None
         found = cache.get(outcome.digest) if cache is not None else None
-        if found is None:
-            return NotAssessed(outcome.item, "failed", "the feature cache lost this image; run again"), None
-        kept, vectors = found
-        image = unpack((kept, [_NO_PIXELS]))
-        if not isinstance(image, Image):
-            return NotAssessed(outcome.item, "failed", "the feature cache is damaged; delete it and run again"), None
+        image = None if found is None else unpack((found[0], [_NO_PIXELS]))
+        if found is None or not isinstance(image, Image):
+            return self._entry(source, self._again(source, outcome), None)
+        vectors = found[1]
         image = described(replace(image, item=outcome.item), source)
         refused = foreign_modality(image, self.modalities)
-        return (image, vectors) if refused is None else (refused, None)
+        return (message, image, vectors) if refused is None else (message, refused, None)
+
+    def _again(self, source: Source, lost: Known) -> Message:
+        """Decode an image that the cache held a moment ago: another run has emptied it, or it is damaged."""
+        for outcome in load(source, limits=self.limits):
+            if isinstance(outcome, Image) and outcome.digest == lost.digest:
+                return self._work(None).finish(outcome)
+        return pack(NotAssessed(lost.item, "failed", "the file changed during the run; run again"))
 
     def _encode(self, batch: Batch, known: Mapping[int, Mapping[str, np.ndarray]], cache: FeatureCache | None) -> Batch:
         at = [i for i, e in enumerate(batch.entries) if isinstance(e, Image)]
@@ -254,10 +261,4 @@ def _put(buffer: "queue.Queue[T]", item: T, stop: threading.Event) -> bool:
     return False
 
 
-def vectors_of(needs: Iterable[str]) -> frozenset[str]:
-    """Those needs that are one vector per image."""
-    return frozenset(n for n in needs if not n.startswith("feature_map") and n != "image")
-
-
 Progress = Callable[[dict[str, Any]], None]
-__all__ = ["Batch", "Progress", "Stream", "select", "stack", "vectors_of"]
