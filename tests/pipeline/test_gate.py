@@ -99,6 +99,32 @@ def test_files_appear_whole_with_maps_and_page(gate: Gate, tmp_path: Path) -> No
     assert len((tmp_path / "o" / "s.csv").read_text().splitlines()) == 5
 
 
+def test_nothing_to_score_is_told(gate: Gate, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("none")
+    (tmp_path / "none.csv").write_text("path\n")
+    for inputs in (tmp_path / "empty", tmp_path / "none.csv", []):
+        for score in (gate.score, lambda given: gate.score_to(given, tmp_path / "s.csv")):
+            with pytest.raises(DataError, match=r"nothing to score.*offmap check"):
+                score(inputs)
+    assert not (tmp_path / "s.csv").exists()
+
+
+def test_a_manifest_is_not_overwritten_by_its_own_scores(gate: Gate, discs: Path, tmp_path: Path) -> None:
+    table = tmp_path / "list.csv"
+    table.write_text(f"path\n{discs / '000.png'}\n")
+    with pytest.raises(ConfigError, match="is an input"):
+        gate.score_to([discs, table], tmp_path / "." / "list.csv", jobs=0)
+    assert table.read_text().startswith("path\n/")
+
+
+def test_images_too_small_for_a_score_are_refused(gate: Gate) -> None:
+    for size in ((3, 3), (15, 40), (40, 15)):
+        (row,) = gate.score(np.arange(size[0] * size[1], dtype=np.uint8).reshape(size), axes="HW").rows
+        assert row["reason"] == "small"
+    assert gate.score(picture(1, size=16), axes="HW").rows[0]["status"] == "ok"
+
+
 def test_an_interrupted_run_leaves_nothing_half_written(gate: Gate, tmp_path: Path) -> None:
     data = write(tmp_path / "in", 40)
 

@@ -15,7 +15,7 @@ from offmap.core.encoder import Encoder
 from offmap.explain.neighbours import Neighbours
 from offmap.pipeline import saved
 from offmap.pipeline.card import card
-from offmap.pipeline.inputs import PathLike, images, is_array, paths
+from offmap.pipeline.inputs import PathLike, images, is_array, sources
 from offmap.pipeline.recipe import Recipe
 from offmap.pipeline.run import Summary, follow, results
 from offmap.pipeline.scorer import Scorer
@@ -101,13 +101,14 @@ class Gate:
 
         Raises:
             ConfigError: a path does not exist, axes do not fit.
+            DataError: the paths name no image.
         """
         stream = self.stream(jobs, identifiers=include_identifiers, use_cache=use_cache)
         if is_array(inputs):
             batches, total = stream.over_images(images(inputs, axes=axes, spacing=spacing)), None
         else:
-            found = paths(inputs, volumes=self.volumes)
-            batches, total = stream.over(found.sources), len(found.sources)
+            found = sources(inputs, volumes=self.volumes)
+            batches, total = stream.over(found), len(found)
         found_rows = follow(results(self, batches, maps=False), total=total, progress=progress, summary=Summary())
         rows = [r.row for r in found_rows]
         extra = Columns.of(rows)
@@ -133,7 +134,7 @@ class Gate:
             report: folder for the page ``index.html``.
 
         Raises:
-            ConfigError: a path does not exist; the table's ending is unknown; maps asked of a gate without a localiser.
+            ConfigError: a path does not exist; the table's ending is unknown, or it is an input; maps asked of a gate without a localiser.
             DataError: there is nothing to score.
         """
         from offmap.pipeline.writing import write

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from offmap.core.errors import ConfigError
-from offmap.core.types import Frame, Image
+from offmap.core.errors import ConfigError, DataError
+from offmap.core.types import Frame, Image, Source
 from offmap.read.sources import Found, find
 
 PathLike = str | Path
@@ -26,6 +26,19 @@ def paths(given: PathLike | Sequence[PathLike], *, volumes: bool) -> Found:
         ConfigError: a path does not exist, or a manifest is malformed.
     """
     return find([given] if isinstance(given, str | Path) else list(given), volumes=volumes)
+
+
+def sources(given: PathLike | Sequence[PathLike], *, volumes: bool) -> tuple[Source, ...]:
+    """What is to be scored.
+
+    Raises:
+        ConfigError: as ``paths``.
+        DataError: the paths name no image.
+    """
+    found = paths(given, volumes=volumes)
+    if not found.sources:
+        raise DataError(f"there is nothing to score: {found.skipped} files were skipped, no other was found. See `offmap check`")
+    return found.sources
 
 
 def images(array: Any, *, axes: str, spacing: Sequence[float] | None = None) -> Iterator[Image]:

@@ -5,9 +5,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from offmap.core.errors import ConfigError, DataError
+from offmap.core.errors import ConfigError
 from offmap.core.types import Source
-from offmap.pipeline.inputs import PathLike, paths
+from offmap.pipeline.inputs import PathLike, sources
 from offmap.pipeline.run import MapFolder, Result, Summary, follow, results
 from offmap.pipeline.stream import Progress
 from offmap.read.dicom_header import IDENTIFIERS
@@ -35,20 +35,19 @@ def write(
     if maps is not None and not gate.scorer.maps:
         parts = ", ".join(gate.recipe.parts)
         raise ConfigError(f"--maps: no part of this gate draws maps ({parts}); fit with one that does, such as patchcore")
-    found = paths(inputs, volumes=gate.volumes)
-    if not found.sources:
-        raise DataError(f"there is nothing to score: {found.skipped} files were skipped, no other was found. See `offmap check`")
+    _spare_inputs(inputs, out)
+    found = sources(inputs, volumes=gate.volumes)
     picture = maps is not None or report is not None
     stream = gate.stream(jobs, maps=picture, picture=picture, identifiers=identifiers, use_cache=use_cache)
     summary = Summary()
     with ExitStack() as stack:
         table = stack.enter_context(
-            TableWriter(out, parts=list(gate.recipe.parts), identifiers=IDENTIFIERS if identifiers else (), meta=_columns(found.sources))
+            TableWriter(out, parts=list(gate.recipe.parts), identifiers=IDENTIFIERS if identifiers else (), meta=_columns(found))
         )
         page = stack.enter_context(Page(report, gate.card, histogram=gate.histogram(), table=out.name)) if report is not None else None
         folder = MapFolder(maps) if maps is not None else None
-        rows = results(gate, stream.over(found.sources), maps=picture)
-        for i, result in enumerate(follow(rows, total=len(found.sources), progress=progress, summary=summary)):
+        rows = results(gate, stream.over(found), maps=picture)
+        for i, result in enumerate(follow(rows, total=len(found), progress=progress, summary=summary)):
             table.append(result.row)
             if folder is not None:
                 folder.write(i, result)
@@ -64,6 +63,12 @@ def _show(gate: "Gate", page: Page, result: Result) -> None:
     page.add(result.row, result.picture, result.overlay, neighbours=near)
 
 
-def _columns(sources: Sequence[Source]) -> list[str]:
+def _spare_inputs(inputs: PathLike | Sequence[PathLike], out: Path) -> None:
+    named = [inputs] if isinstance(inputs, str | Path) else inputs
+    if out.exists() and any(Path(given).exists() and Path(given).samefile(out) for given in named):
+        raise ConfigError(f"{out} is an input and would be overwritten; give another file for the table")
+
+
+def _columns(found: Sequence[Source]) -> list[str]:
     """Columns of the manifests, patients apart."""
-    return list(dict.fromkeys(k for s in sources for k in s.meta if k not in PATIENT_COLUMNS))
+    return list(dict.fromkeys(k for s in found for k in s.meta if k not in PATIENT_COLUMNS))

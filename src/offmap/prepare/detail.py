@@ -9,7 +9,7 @@ from offmap.core.errors import ConfigError
 from offmap.core.types import Image
 from offmap.prepare.preparation import Step
 from offmap.prepare.resampler import resample
-from offmap.prepare.resize import on_grid
+from offmap.prepare.resize import SMALLEST, on_grid, refuse_small
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Detail(Step):
             raise ConfigError(f"detail: size = {self.size} must lie in 16..8192 and smooth = {self.smooth} in 0..0.25")
 
     def __call__(self, image: Image) -> Image:
-        """As ``Step``."""
+        """As ``Step``; images with a side below 16 pixels are refused as ``small``."""
+        refuse_small(image, SMALLEST)
         pixels = image.pixels.astype(np.float32, copy=False)
         low, high = pixels.min(), pixels.max()
         small = resample(pixels, (*image.spatial[:-2], self.size, self.size), sharp=True)

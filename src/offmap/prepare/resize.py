@@ -1,7 +1,6 @@
 """One size for all images."""
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +9,9 @@ from offmap.core.errors import ConfigError, ReadError
 from offmap.core.types import Image
 from offmap.prepare.preparation import Step
 from offmap.prepare.resampler import resample, resample_mask
+
+SMALLEST = 16
+"""Shortest side in pixels that is worth a score, unless a recipe says another."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Resize(Step):
 
     size: int = 160
     depth: int | None = None
-    smallest: int = 16
+    smallest: int = SMALLEST
 
     def __post_init__(self) -> None:
         for name in ("size", "depth", "smallest"):
@@ -34,8 +36,7 @@ class Resize(Step):
 
     def __call__(self, image: Image) -> Image:
         """As ``Step``; images below ``smallest`` are refused as ``small``."""
-        if min(image.spatial[-2:]) < self.smallest:
-            raise ReadError("small", f"the image is {_times(image.spatial)} pixels where it is scored; {self.smallest} are needed")
+        refuse_small(image, self.smallest)
         pixels = image.pixels.astype(np.float32, copy=False)
         planes = () if len(image.spatial) == 2 else (self.depth or image.spatial[0],)
         return on_grid(image, resample(pixels, (*planes, self.size, self.size)))
@@ -55,5 +56,12 @@ def on_grid(image: Image, pixels: np.ndarray) -> Image:
     return dataclasses.replace(image, pixels=pixels, spacing=spacing, mask=mask)
 
 
-def _times(size: Sequence[int]) -> str:
-    return " x ".join(map(str, size))
+def refuse_small(image: Image, smallest: int) -> None:
+    """Refuse an image whose height or width is below ``smallest`` pixels.
+
+    Raises:
+        ReadError: ``small``.
+    """
+    if min(image.spatial[-2:]) < smallest:
+        size = " x ".join(map(str, image.spatial))
+        raise ReadError("small", f"the image is {size} pixels where it is scored; {smallest} are needed")
