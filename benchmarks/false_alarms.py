@@ -46,7 +46,10 @@ LABELLED = {
 }
 EACH = 300
 """Images of each class at most."""
-SMALLER: Mapping[str, Mapping[str, int]] = {"patchcore": {"max_bank": 500, "pool": 5000}}
+SMALLER: Mapping[str, Mapping[str, int]] = {
+    "patchcore": {"max_bank": 200, "pool": 2000},
+    "isolation_forest": {"trees": 50},
+}
 """Settings that let a slow method be fitted hundreds of times."""
 FORM_SEED = 0
 CPU = torch.device("cpu")
@@ -259,7 +262,7 @@ def main() -> None:
     args = parser.parse_args()
     made = Made.now()
     ids = read_suite((local.find() or Path()) / "near-far-v1.toml").ids
-    tasks = [(what, name, args.splits) for what, names in (("vectors", ids), ("labels", LABELLED), ("maps", ids)) for name in names]
+    tasks = [(what, name, args.splits) for what, names in (("maps", ids), ("vectors", ids), ("labels", LABELLED)) for name in names]
     with ProcessPoolExecutor(args.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         rows = [row for found in pool.map(work, tasks) for row in found]
     write_csv(args.out / "false_alarms.csv", rows)
