@@ -10,6 +10,7 @@ from torch import nn
 
 import offmap
 from offmap.core.errors import BundleError, ConfigError
+from offmap.pipeline.saved import read_card
 
 MOBILENET = Path(__file__).parents[2].parent / "shared" / "weights" / "mobilenet_v2_imagenet"
 
@@ -37,6 +38,7 @@ def test_a_classifier_guards_itself(discs: Path, tmp_path: Path, logits_recipe: 
     assert offmap.load(tmp_path / "gate", encoder=module).score(discs, jobs=0).rows == rows
     with pytest.raises(BundleError, match="give it again with --encoder"):
         offmap.load(tmp_path / "gate")
+    assert read_card(tmp_path / "gate") == gate.card
     with pytest.raises(BundleError, match="SHA-256"):
         offmap.load(tmp_path / "gate", encoder=classifier(seed=1))
 

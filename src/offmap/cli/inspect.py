@@ -15,10 +15,14 @@ def inspect(
 ) -> None:
     """Print a gate's card: data, steps, detectors, calibration, limits, hashes."""
     import offmap
+    from offmap.pipeline.saved import read_card
     from offmap.report.card import text
 
-    loaded = offmap.load(gate, expect=expect, encoder=encoder, trust_classifier=trust_classifier, device=device)
-    if json_lines:
-        emit({"event": "done", "id": loaded.id, "card": loaded.card})
+    if encoder is None:
+        card = read_card(gate, expect=expect)
     else:
-        print(text(loaded.card))
+        card = offmap.load(gate, expect=expect, encoder=encoder, trust_classifier=trust_classifier, device=device).card
+    if json_lines:
+        emit({"event": "done", "id": card["id"], "card": card})
+    else:
+        print(text(card))

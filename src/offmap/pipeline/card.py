@@ -12,10 +12,9 @@ if TYPE_CHECKING:
 
 
 def card(gate: "Gate") -> dict[str, Any]:
-    """Everything a person or an auditor wants to know of a gate, in plain words where words are better."""
+    """Everything a person or an auditor wants to know of a gate but its id, in plain words where words are better."""
     data = gate.facts["data"]
     return {
-        "id": gate.id,
         "created": gate.facts["created"],
         "version": gate.facts["version"],
         "recipe": gate.recipe.name,

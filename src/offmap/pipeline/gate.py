@@ -58,7 +58,7 @@ class Gate:
     @property
     def card(self) -> dict[str, Any]:
         """What it was made of, what it promises, where it ends; JSON values."""
-        return card(self)
+        return {"id": self.id, **card(self)}
 
     @property
     def volumes(self) -> bool:

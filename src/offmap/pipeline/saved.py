@@ -16,6 +16,7 @@ from offmap.core.detector import Detector, Fitted
 from offmap.core.errors import BundleError, ConfigError
 from offmap.explain.neighbours import Neighbours
 from offmap.pipeline import recipe as recipes
+from offmap.pipeline.card import card
 from offmap.pipeline.inputs import PathLike
 from offmap.pipeline.scorer import Ensemble, Scorer
 from offmap.prepare.preparation import Preparation
@@ -77,6 +78,17 @@ def load(
         return _gate()(recipe, network, preparation, scorer, manifest["facts"], neighbours, where)
 
 
+def read_card(path: PathLike, *, expect: str | None = None) -> dict[str, Any]:
+    """The card of a gate on disk, checked as a whole but without its encoder (which may be somewhere else).
+
+    Raises:
+        BundleError: damaged, forged, foreign or newer, or not the one that ``expect`` names.
+    """
+    found = bundle.read(Path(path), expect=expect)
+    with _damage(path):
+        return {"id": found.id, **found.manifest["card"]}
+
+
 @contextmanager
 def _damage(path: PathLike) -> Iterator[None]:
     """Whatever is wrong with the content of a manifest is told as a damaged gate."""
@@ -121,6 +133,7 @@ def _content(gate: "Gate") -> tuple[dict[str, Any], dict[str, Mapping[str, Tenso
         "folds": scorer.ensemble.folds,
         "maps": {name: list(limits) for name, limits in scorer.map_limits.items()},
         "facts": dict(gate.facts),
+        "card": card(gate),
         "stages": stages,
     }
     return manifest, tensors, extra
