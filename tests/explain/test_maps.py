@@ -1,5 +1,6 @@
 """Heat maps: back at the right place of the image as read, NaN where nothing was scored."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -193,3 +194,13 @@ def test_png_comes_back(tmp_path: Path) -> None:
     with Pillow.open(tmp_path / "a map ü.png") as read:
         assert np.array_equal(np.asarray(read), picture)
     assert [p.name for p in tmp_path.iterdir()] == ["a map ü.png"]
+
+
+def test_a_picture_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="space"):
+        save_png(tmp_path / "a.png", np.zeros((4, 4), dtype=np.uint8))
+    assert list(tmp_path.iterdir()) == []

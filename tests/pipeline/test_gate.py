@@ -173,6 +173,15 @@ def test_twenty_images_make_a_gate_that_says_what_is_out_of_reach(tmp_path: Path
     gate = offmap.fit(write(tmp_path / "few", 20), jobs=0)
     assert gate.card["calibration"]["kind"] == "cross"
     assert any("reject" in line and "199" in line for line in gate.card["limits"])
+    assert "about 5.0% are flagged" in gate.card["calibration"]["guarantee"]
+
+
+def test_a_gate_that_can_flag_nothing_promises_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="at least 10"):
+        offmap.fit(tmp_path, limit=6)
+    calibration = offmap.fit(write(tmp_path / "few", 10), jobs=0).card["calibration"]
+    assert calibration["reachable"] == []
+    assert calibration["guarantee"].startswith("No image can be flagged at 0.05: that needs 19")
 
 
 def test_copies_and_mixed_sizes_are_told(tmp_path: Path) -> None:

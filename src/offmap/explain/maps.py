@@ -138,8 +138,11 @@ def save_png(path: Path, picture: UInt8[np.ndarray, "h w *c"]) -> None:
     from PIL import Image as Pillow
 
     part = path.with_name(path.name + ".part")
-    Pillow.fromarray(picture).save(part, "PNG")
-    os.replace(part, path)
+    try:
+        Pillow.fromarray(picture).save(part, "PNG")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _between(values: Float32[np.ndarray, "*g"], axis: int, share: Float[np.ndarray, " n"]) -> Float32[np.ndarray, "*t"]:

@@ -53,7 +53,7 @@ def calibration(gate: "Gate") -> dict[str, Any]:
         "review_at": decide.alpha,
         "reject_at": decide.reject_at,
         "false_alarm_interval": None if interval is None else [round(x, 4) for x in interval],
-        "guarantee": _guarantee(split, decide.alpha),
+        "guarantee": _guarantee(split, n, decide.alpha),
         "reachable": [name for name, rate in (("review", decide.alpha), ("reject", decide.reject_at)) if n >= needed(rate)],
         "tail": gate.scorer.tail.words(),
     }
@@ -86,10 +86,12 @@ def out_of_reach(n: int, decide: Thresholds) -> list[str]:
     ]
 
 
-def _guarantee(split: bool, alpha: float) -> str:
+def _guarantee(split: bool, n: int, alpha: float) -> str:
+    if n < needed(alpha):
+        return f"No image can be flagged at {alpha:g}: that needs {needed(alpha)} calibration images, there are {n}."
     if split:
         return f"Of images like those it was fitted on, on average at most {alpha:.1%} are flagged (exchangeable images; split conformal)."
     return (
-        f"Of images like those it was fitted on, about {alpha:.1%} are flagged, in the worst case {2 * alpha:.1%} "
+        f"Of images like those it was fitted on, about {alpha:.1%} are flagged, in the worst case {min(1, 2 * alpha):.1%} "
         "(exchangeable images; cross-conformal)."
     )

@@ -75,8 +75,8 @@ def fit(
         ConfigError: recipe, encoder and options do not fit each other; found before any file is read.
         DataError: too few usable images.
     """
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit = {limit} must be 1 or more")
+    if limit is not None and limit < SMALLEST:
+        raise ConfigError(f"limit = {limit}: a gate needs at least {SMALLEST} images, and 200 to reach every verdict")
     spec = encoder if isinstance(encoder, str) else None
     plan = recipes.with_choices(recipes.read(recipe, settings), encoder=spec, layers=layers, alpha=alpha)
     where = resolve_device(device)

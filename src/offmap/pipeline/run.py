@@ -1,6 +1,5 @@
 """Scoring: batches of signals become rows, maps and a page."""
 
-import contextlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -113,8 +112,7 @@ class MapFolder:
                 np.save(file, result.map.astype(np.float32), allow_pickle=False)
             hidden.replace(target)
         finally:
-            with contextlib.suppress(FileNotFoundError):
-                hidden.unlink()
+            hidden.unlink(missing_ok=True)
         if result.overlay is not None:
             save_png(target.with_suffix(".png"), result.overlay)
 
