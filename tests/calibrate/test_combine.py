@@ -28,22 +28,6 @@ def test_the_mean_of_robust_z() -> None:
     np.testing.assert_allclose(Combine().fit(PARTS).score(new), expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("reduce", ["mean", "max"])
-def test_contributions_sum_to_the_score(reduce: str) -> None:
-    combined = Combine.from_params({"reduce": reduce}).fit(PARTS)
-    new = {"knn": 10 * normal(20, 2), "mah": normal(20, 3)}
-    shares = combined.contributions(new)
-    assert set(shares) == set(PARTS)
-    torch.testing.assert_close(torch.stack(list(shares.values())).sum(dim=0), combined.score(new))
-
-
-def test_the_largest_part_gives_all_of_a_maximum() -> None:
-    combined = Combine(reduce="max").fit(PARTS)
-    shares = combined.contributions({"knn": torch.tensor([100.0]), "mah": torch.tensor([0.0])})
-    assert float(shares["mah"]) == 0
-    assert float(shares["knn"]) > 10
-
-
 def test_recalibration_is_valid_under_perfect_dependence_and_fisher_is_not() -> None:
     alpha, flagged, fisher = 0.05, [], []
     for seed in range(300):

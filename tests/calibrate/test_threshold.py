@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offmap.calibrate.threshold import beta_binomial_band, beta_interval, needed, rank, reachable, words
+from offmap.calibrate.threshold import beta_binomial_band, beta_interval, needed, rank
 from offmap.core.errors import ConfigError
 
 
@@ -42,21 +42,6 @@ def test_too_few_images_flag_nothing() -> None:
     assert beta_interval(10, 0.05) == (0.0, 0.0)
     assert beta_binomial_band(10, 100, 0.05) == (0, 0)
     assert beta_binomial_band(100, 0, 0.05) == (0, 0)
-
-
-def test_reachable_bands() -> None:
-    assert reachable(18) == ("accept",)
-    assert reachable(19) == ("accept", "review")
-    assert reachable(198) == ("accept", "review")
-    assert reachable(199) == ("accept", "review", "reject")
-    assert reachable(30, alpha=0.1, reject=0.05) == ("accept", "review", "reject")
-
-
-def test_words_say_what_is_out_of_reach() -> None:
-    assert words(120)[2] == "reject (p <= 0.005) cannot be reached: it needs 199 calibration images, there are 120."
-    assert "6.92 bits" in words(120)[0]
-    assert "2.74% to 7.72% with 90 % probability" in words(200)[1]
-    assert "worst case twice" in words(200, cross=True)[1]
 
 
 @pytest.mark.parametrize(("n", "alpha"), [(-1, 0.05), (10, 0.0), (10, 1.0), (10, math.nan)])

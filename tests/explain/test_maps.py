@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from offmap.core.errors import ConfigError
 from offmap.core.types import Frame, Image
-from offmap.explain.maps import DIM, INFERNO, display, overlay, overlay_on, peak_slice, save_png, to_image
+from offmap.explain.maps import DIM, INFERNO, display, overlay, peak_slice, save_png, to_image
 from offmap.prepare.crop import Crop
 from offmap.prepare.mask import Mask
 from offmap.prepare.preparation import Preparation
@@ -120,7 +120,8 @@ def test_the_slice_with_the_maximum_is_shown() -> None:
     assert peak_slice(volume) == 4
     assert peak_slice(np.full((7, 2, 2), np.nan)) == 3
     pixels = np.broadcast_to(np.arange(7, dtype=np.uint8)[None, :, None, None] * 20, (1, 7, 5, 6)).copy()
-    painted = overlay_on(Image(pixels, "made", Frame.whole((7, 5, 6))), volume, low=2.0, high=3.0)
+    shown = display(Image(pixels, "made", Frame.whole((7, 5, 6))), index=4)
+    painted = overlay(shown, volume[4], low=2.0, high=3.0)
     assert painted.shape == (5, 6, 3)
     assert painted[0, 0].tolist() == [80, 80, 80]
     assert painted[2, 3, 0] > 150

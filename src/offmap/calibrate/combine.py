@@ -72,15 +72,6 @@ class Combined:
             raise SignalError(f"the combination needs the scores of {', '.join(missing)}; given: {', '.join(sorted(parts)) or 'none'}")
         return {name: (finite(parts[name], f"scores of {name}").double() - centre) / spread for name, (centre, spread) in self.laws.items()}
 
-    def contributions(self, parts: Mapping[str, Float[Tensor, " m"]]) -> dict[str, Float64[Tensor, " m"]]:
-        """What each part adds; they sum to ``score``. For ``max`` all of it comes from the first largest part."""
-        stacked = torch.stack(list(self.standardised(parts).values()))
-        if self.reduce == "mean":
-            shares = stacked / len(stacked)
-        else:
-            shares = torch.zeros_like(stacked).scatter(0, stacked.argmax(dim=0, keepdim=True), stacked.amax(dim=0, keepdim=True))
-        return dict(zip(self.laws, shares, strict=True))
-
     def state(self) -> dict[str, Tensor]:
         """``(centre, spread)`` of each part, by its name."""
         return {name: torch.tensor(law, dtype=torch.float64) for name, law in self.laws.items()}

@@ -142,15 +142,6 @@ def read(folder: Path, *, expect: str | None = None) -> Bundle:
     return Bundle(manifest, stages, identity, folder)
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest alone, checked, for looking at a gate without its weights.
-
-    Raises:
-        BundleError: as ``read``.
-    """
-    return schema.parse(_manifest(folder), str(folder / MANIFEST), offmap.__version__)
-
-
 def _compose(manifest: Mapping[str, Any], stages: Stages, extra: Mapping[str, bytes]) -> tuple[dict[str, bytes], bytes]:
     """Content of every file but the manifest, and the manifest."""
     encoded = {file_of(name): _encode(name, tensors) for name, tensors in sorted(stages.items()) if tensors}

@@ -119,20 +119,6 @@ def overlay(picture: UInt8[np.ndarray, "h w *c"], heat: Float[np.ndarray, "p q"]
     return np.rint(mixed).astype(np.uint8)
 
 
-def overlay_on(image: Image, heat: Float[np.ndarray, "*s"], *, low: float, high: float, side: int = 512) -> UInt8[np.ndarray, "h w 3"]:
-    """``display`` and ``overlay`` in one; of a volume the slice with the largest value.
-
-    Args:
-        image: as read.
-        heat: from ``to_image``.
-        low, high, side: as ``overlay`` and ``display``.
-    """
-    if heat.ndim == 2:
-        return overlay(display(image, side=side), heat, low=low, high=high)
-    index = peak_slice(heat)
-    return overlay(display(image, side=side, index=index), heat[index], low=low, high=high)
-
-
 def save_png(path: Path, picture: UInt8[np.ndarray, "h w *c"]) -> None:
     """Write a picture as PNG; the file appears whole or not at all."""
     from PIL import Image as Pillow

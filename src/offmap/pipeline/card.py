@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from offmap.calibrate.threshold import beta_interval, needed
-from offmap.core.units import cap
 from offmap.decide.verdict import Thresholds
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def calibration(gate: "Gate") -> dict[str, Any]:
         "kind": "split" if split else "cross",
         "n": n,
         "folds": gate.scorer.ensemble.folds,
-        "cap_bits": round(cap(n), 2),
+        "cap_bits": round(calibrated.cap, 2),
         "alpha": decide.alpha,
         "review_at": decide.alpha,
         "reject_at": decide.reject_at,
@@ -61,11 +60,13 @@ def calibration(gate: "Gate") -> dict[str, Any]:
 
 def limits(gate: "Gate") -> list[str]:
     """Where the promise ends, in sentences."""
-    n, decide = gate.scorer.ranks.n, gate.recipe.decide
+    ranks, decide = gate.scorer.ranks, gate.recipe.decide
+    n = ranks.n
     data: Mapping[str, Any] = gate.facts["data"]
     out = ["For research. Not a medical device; it does not find disease, it finds images unlike those it was fitted on."]
     out.append(
-        f"At most {cap(n):.2f} bits can be shown with {n} calibration images; beyond that the extrapolated bits rank, without a guarantee."
+        f"At most {ranks.cap:.2f} bits can be shown with {n} calibration images; "
+        "beyond that the extrapolated bits rank, without a guarantee."
     )
     out += out_of_reach(n, decide)
     if not data["patients_known"]:

@@ -17,6 +17,9 @@ from offmap.report.row import Row
 if TYPE_CHECKING:
     from offmap.pipeline.gate import Gate
 
+_NARROWEST = 1e-6
+"""Least range of a map's colours: a map that is equal everywhere is shown without colour."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -143,7 +146,7 @@ def _result(
     if drawn is None:
         return Result(row, picture=picture, features=features)
     low, usual = next(iter(gate.scorer.map_limits.values()))
-    high = max(usual, float(drawn.max()))
+    high = max(usual, float(drawn.max()), low + _NARROWEST)
     heat = to_image(drawn, image.frame, mask=image.mask)
     painted = None
     if picture is not None and drawn.ndim == 2:

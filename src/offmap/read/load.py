@@ -76,23 +76,6 @@ def load(
             yield NotAssessed(source.item, "no_pixels", "the file holds no image")
 
 
-def digest(source: Source, *, limits: Limits = DEFAULT) -> str:
-    """Digest of a source's bytes (SHA-256), without decoding; ``part_digest(digest(source))`` is that of a single image.
-
-    Raises:
-        ReadError: the file cannot be read, is empty, or too large.
-    """
-    try:
-        with ExitStack() as stack:
-            if source.members:
-                return _series_digest(source, limits)
-            file, size = _opened(source.path, limits, stack)
-            return _hashed(file, size)[0]
-    except OSError as error:
-        why = refusal(source.item, error)
-        raise ReadError(why.reason, why.detail) from error
-
-
 def refusal(item: str, error: Exception) -> NotAssessed:
     """What an exception means for the score table; its own text is kept only where offmap wrote it."""
     if isinstance(error, ReadError):

@@ -30,7 +30,7 @@ def parts(file: BufferedIOBase, *, stored: int, limits: Limits) -> Iterator[Part
         tif = tifffile.TiffFile(file)
     except Exception as error:
         raise ReadError("truncated" if stored < 64 else "unreadable", f"the TIFF header cannot be read ({type(error).__name__})") from error
-    pages = _pages(tif, stored)
+    pages = _pages(tif)
     first, second = next(pages, None), next(pages, None)
     for index, page in enumerate(_chain(first, second, pages)):
         suffix = "" if second is None else f"#{index}"
@@ -42,7 +42,7 @@ def _chain(first: Any, second: Any, rest: Iterator[Any]) -> Iterator[Any]:
     yield from rest
 
 
-def _pages(tif: Any, stored: int) -> Iterator[Any]:
+def _pages(tif: Any) -> Iterator[Any]:
     """Pages at full size; a chain that leads back to itself or out of the file ends with an error."""
     seen: set[int] = set()
     index = 0
