@@ -142,16 +142,16 @@ def share(found: Cell, detector: Detector, kind: str, splits: int) -> dict[str, 
             store.add("label", found.labels)
         for seed in range(splits):
             try:
-                unseen, sizes_of = one(plan, store, found, seed, flags)
+                unseen, calibration = one(plan, store, found, seed, flags)
             except OODError as error:
                 return row | {"status": "refused", "reason": str(error)[:120]}
-            sizes.append((sizes_of, len(unseen)))
+            sizes.append((calibration, len(unseen)))
     for form, values in flags.items():
         row |= {f"share.{form}": np.nanmean(values, axis=1).mean(), f"se.{form}": error_of(values)}
         inside = [within(np.nansum(v), n, m, plan.decide.alpha) for v, (n, m) in zip(values, sizes, strict=True)]
         row |= {f"inside.{form}": np.mean(inside) if kind == "split" else ""}
-    n, m = np.mean(sizes, axis=0).round().astype(int)
-    return row | {"n_calibration": int(n), "n_unseen": int(m), "status": "ok"}
+    n, m = (round(float(np.mean([pair[i] for pair in sizes]))) for i in (0, 1))
+    return row | {"n_calibration": n, "n_unseen": m, "status": "ok"}
 
 
 def one(plan: Recipe, store: SignalStore, found: Cell, seed: int, flags: Mapping[str, np.ndarray]) -> tuple[np.ndarray, int]:

@@ -80,7 +80,7 @@ def lines(values: Values) -> list[dict[str, object]]:
                 **kinds,
             }
         )
-    return sorted(rows, key=lambda row: -float(row["both"]))  # type: ignore[arg-type]
+    return sorted(rows, key=lambda row: -float(row["both"]))
 
 
 def main() -> None:

@@ -84,7 +84,8 @@ def their_oracle(theirs: Any, features: Tensor, labels: Tensor, asked: Tensor) -
     centres = [z[(labels == c).numpy()].mean(axis=0) for c in classes]
     scatter = sum((d := z[(labels == c).numpy()] - centres[c]).T @ d for c in classes) + 1e-6 * np.eye(z.shape[1])
     factor = cho_factor(scatter, lower=True)
-    return np.min([0.5 * ((x - m) * cho_solve(factor, (x - m).T).T).sum(axis=1) for m in centres], axis=0)
+    least: np.ndarray = np.min([0.5 * ((x - m) * cho_solve(factor, (x - m).T).T).sum(axis=1) for m in centres], axis=0)
+    return least
 
 
 def timed(score: Any, repeats: int) -> tuple[np.ndarray, float]:
