@@ -31,7 +31,8 @@ class FakeEncoder:
     class, and lie outside these directions; in the maps they do so in the first quarter of the positions only.
 
     Gives ``image (N,1,8,8)``, ``features.<layer> (N,D)`` and ``feature_map.<layer> (N,D,s,s)`` for ``shallow``, ``middle`` and
-    ``deep`` with the alias ``last``, ``features.penultimate (N,D)``, ``logits (N,3)``, ``head.weight``, ``head.bias``, ``label``.
+    ``deep`` with the alias ``last``, ``features.penultimate (N,D)`` without negatives, ``logits (N,3)``, ``head.weight``,
+    ``head.bias``, ``label``.
 
     Args:
         width: D of every layer.
@@ -54,11 +55,11 @@ class FakeEncoder:
             out[f"features.{layer}"] = self._rows(i, labels, spread, ood=ood, generator=generator)
             everywhere = self._rows(i, labels, spread, ood=False, generator=generator)
             out[f"feature_map.{layer}"] = self._maps(i, everywhere, ood=ood, generator=generator)
-        classes = self._axes(len(LAYERS) - 1)[:3]
+        rectified = self._parts()
         out["features.last"], out["feature_map.last"] = out["features.deep"], out["feature_map.deep"]
-        out["features.penultimate"] = out["features.deep"]
-        out["head.weight"], out["head.bias"] = 1.5 * classes, torch.tensor([0.1, 0.0, -0.1], dtype=torch.float64)
-        out["logits"] = out["features.deep"] @ out["head.weight"].T + out["head.bias"]
+        out["features.penultimate"] = self._mixed(rectified, labels, spread, ood=ood, generator=generator).clamp_min(0)
+        out["head.weight"], out["head.bias"] = 1.5 * rectified[:3], torch.tensor([0.1, 0.0, -0.1], dtype=torch.float64)
+        out["logits"] = out["features.penultimate"] @ out["head.weight"].T + out["head.bias"]
         noise = torch.randn(count, 1, 8, 8, dtype=torch.float64, generator=generator)
         out["image"] = (0.5 + 0.05 * noise + (0.3 if ood else 0.0)).clamp(0, 1)
         return {**{name: value.to(self.dtype) for name, value in out.items()}, "label": labels}
@@ -72,10 +73,25 @@ class FakeEncoder:
             return basis[:, :6].T.contiguous()
         return unit_norm(drawn[:, :6].T)
 
+    def _parts(self) -> Float64[Tensor, "6 d"]:
+        """As ``_axes`` for the penultimate features, which pass a rectifier: each lies on dimensions of its own, without negatives."""
+        share = torch.arange(self.width) % 6 == torch.arange(6)[:, None]
+        return unit_norm(share.double()) if self.width >= 6 else self._axes(len(LAYERS) - 1).abs()
+
     def _rows(
         self, layer: int, labels: Int64[Tensor, " n"], spread: Float64[Tensor, "n 2"], *, ood: bool, generator: torch.Generator
     ) -> Float64[Tensor, "n d"]:
-        axes = self._axes(layer)
+        return self._mixed(self._axes(layer), labels, spread, ood=ood, generator=generator)
+
+    def _mixed(
+        self,
+        axes: Float64[Tensor, "6 d"],
+        labels: Int64[Tensor, " n"],
+        spread: Float64[Tensor, "n 2"],
+        *,
+        ood: bool,
+        generator: torch.Generator,
+    ) -> Float64[Tensor, "n d"]:
         noise = 0.2 * torch.randn(len(labels), self.width, dtype=torch.float64, generator=generator)
         middle = axes[:3].mean(dim=0) + 8.0 * axes[5]
         return (middle if ood else 4.0 * axes[labels]) + spread @ axes[3:5] + noise
