@@ -80,6 +80,16 @@ def _another_count(gate: Path) -> None:
     reseal(gate, lambda m: m.update(folds=1))
 
 
+def _other_shapes(gate: Path) -> None:
+    stage = "score.standard.0"
+    state = load((gate / f"{stage}.safetensors").read_bytes())
+    name = next(n for n in state if n.endswith(".factor"))
+    state[name] = state[name][:-1, :-1].contiguous()
+    shape = ["float64", *state[name].shape]
+    reseal(gate, lambda m: m["stages"][stage]["tensors"].update({name: shape}))
+    replace(gate, f"{stage}.safetensors", save(state))
+
+
 @pytest.fixture(scope="module")
 def saved(gate: Gate, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("gate") / "gate"
@@ -101,6 +111,7 @@ def saved(gate: Gate, tmp_path_factory: pytest.TempPathFactory) -> Path:
         _no_manifest,
         _unknown_step,
         _another_count,
+        _other_shapes,
     ],
 )
 def test_a_harmed_gate_is_refused_with_code_4(
@@ -119,7 +130,7 @@ def test_a_harmed_gate_is_refused_with_code_4(
         ["explain", str(bad), image, "--out", str(out / "why")],
         ["check", image, "--gate", str(bad)],
     ]
-    if harm not in (_unknown_step, _another_count):  # looking at a gate that is whole builds nothing from it
+    if harm not in (_unknown_step, _another_count, _other_shapes):  # looking at a gate that is whole builds nothing from it
         commands.append(["inspect", str(bad)])
     for arguments in commands:
         done = CliRunner().invoke(app, arguments)

@@ -101,8 +101,7 @@ def overlay(picture: UInt8[np.ndarray, "h w *c"], heat: Float[np.ndarray, "p q"]
     Args:
         picture: grey or RGB.
         heat: over the same field of view as the picture, of any size; NaN = not scored.
-        low, high: values that are shown fully transparent and at full strength, the same for all images of a gate, so
-            that pictures can be compared.
+        low, high: values that are shown fully transparent and at full strength.
 
     Raises:
         ConfigError: not ``low < high``, both finite.

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from offmap.calibrate import conformal, tail
 from offmap.calibrate.combine import Combine, Combined
 from offmap.core import bundle, registry
 from offmap.core.detector import Detector, Fitted
-from offmap.core.errors import BundleError, ConfigError
+from offmap.core.errors import BundleError, ConfigError, OODError
 from offmap.explain.neighbours import Neighbours
 from offmap.pipeline import recipe as recipes
 from offmap.pipeline.card import card
@@ -75,7 +76,20 @@ def load(
         preparation = Preparation.from_json(manifest["prepare"], where="prepare")
         scorer = _scorer(manifest, found.stages).to(where)
         neighbours = Neighbours.read(found) if "neighbours" in found.stages else None
-        return _gate()(recipe, network, preparation, scorer, manifest["facts"], neighbours, where)
+        gate = _gate()(recipe, network, preparation, scorer, manifest["facts"], neighbours, where)
+    _try_out(gate, path)
+    return gate
+
+
+def _try_out(gate: "Gate", path: PathLike) -> None:
+    """Score one picture of noise, so that parts that do not fit each other are refused now and not while scoring."""
+    if gate.volumes:
+        return
+    noise = np.random.default_rng(0).integers(0, 256, (1, 1, 64, 64), dtype=np.uint8)
+    try:
+        gate.score(noise, axes="NCHW", jobs=0)
+    except (OODError, RuntimeError, ValueError, LookupError, TypeError) as error:
+        raise BundleError(f"{path}: the parts of this gate do not fit each other ({type(error).__name__}). Fit the gate anew") from error
 
 
 def read_card(path: PathLike, *, expect: str | None = None) -> dict[str, Any]:
