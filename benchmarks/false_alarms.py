@@ -188,7 +188,7 @@ def within(flagged: float, calibration: int, unseen: int, alpha: float) -> bool:
     from scipy.stats import betabinom
 
     k = int(np.floor(alpha * (calibration + 1) + 1e-9))
-    low, high = betabinom.ppf([0.005, 0.995], unseen, k, calibration + 1 - k)
+    low, high = (float(betabinom.ppf(q, unseen, k, calibration + 1 - k)) for q in (0.005, 0.995))
     return bool(low <= flagged <= high)
 
 
