@@ -33,8 +33,7 @@ class GaussianDetector(LayerDetector):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.shrinkage not in get_args(Shrinkage):
-            raise ConfigError(f"{self.method()}: shrinkage = {self.shrinkage!r} must be one of {', '.join(get_args(Shrinkage))}")
+        check_shrinkage(self.shrinkage, self.method())
 
     @property
     def fit_uses(self) -> frozenset[str]:
@@ -45,15 +44,10 @@ class GaussianDetector(LayerDetector):
         return self.rows(signals, width)
 
     def learn(self, batches: Iterable[Signals], held_out: Iterable[Signals] | None, generator: torch.Generator) -> State:
-        gaussian = class_gaussian if "label" in next(iter(batches)) else one_gaussian
-        mean, centres, covariance = gaussian(batches, self.vectors, kind=self.shrinkage, who=self.method())
-        whitener = Whitener.of(mean, covariance)
-        return {"mean": mean, "factor": whitener.factor, "centres": whitener.whiten(centres)}
+        return gaussian_state(batches, self.vectors, kind=self.shrinkage, who=self.method())
 
     def raw_score(self, state: State, signals: Signals) -> Float[Tensor, " n"]:
-        whitener = Whitener(state["mean"], state["factor"])
-        rows = self.vectors(signals, len(whitener.mean))
-        return nearest_centre(whitener.whiten(rows), state["centres"])[0]
+        return nearest_class(state, self.vectors(signals, len(state["mean"])))
 
 
 Gaussian = tuple[Float64[Tensor, " d"], Float64[Tensor, "k d"], Float64[Tensor, "d d"]]
@@ -61,6 +55,37 @@ Gaussian = tuple[Float64[Tensor, " d"], Float64[Tensor, "k d"], Float64[Tensor, 
 
 Vectors = Callable[[Signals], Tensor]
 """Takes the rows out of a batch."""
+
+
+def gaussian_state(batches: Iterable[Signals], vectors: Vectors, *, kind: Shrinkage, who: str) -> State:
+    """Tensors ``mean``, ``factor`` and ``centres`` (whitened class means; one where the batches have no labels).
+
+    Raises:
+        SignalError: the rows do not vary, or some batches have labels and others do not.
+    """
+    gaussian = class_gaussian if "label" in next(iter(batches)) else one_gaussian
+    mean, centres, covariance = gaussian(batches, vectors, kind=kind, who=who)
+    whitener = Whitener.of(mean, covariance)
+    return {"mean": mean, "factor": whitener.factor, "centres": whitener.whiten(centres)}
+
+
+def nearest_class(state: State, rows: Float[Tensor, "n d"]) -> Float64[Tensor, " n"]:
+    """Squared Mahalanobis distance to the nearest class of a ``gaussian_state``, >= 0."""
+    return nearest_centre(Whitener(state["mean"], state["factor"]).whiten(rows), state["centres"])[0]
+
+
+def each_class(state: State, rows: Float[Tensor, "n d"]) -> Float64[Tensor, "n k"]:
+    """Squared Mahalanobis distance to every class of a ``gaussian_state``, by differences."""
+    whitened = Whitener(state["mean"], state["factor"]).whiten(rows)
+    return torch.stack([(whitened - centre).square().sum(dim=1) for centre in state["centres"]], dim=1)
+
+
+def check_shrinkage(shrinkage: str, who: str) -> None:
+    """Raises:
+    ConfigError: there is no such shrinkage.
+    """
+    if shrinkage not in get_args(Shrinkage):
+        raise ConfigError(f"{who}: shrinkage = {shrinkage!r} must be one of {', '.join(get_args(Shrinkage))}")
 
 
 def one_gaussian(batches: Iterable[Signals], vectors: Vectors, *, kind: Shrinkage, who: str) -> Gaussian:

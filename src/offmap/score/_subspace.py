@@ -35,3 +35,19 @@ def outside(rows: Float64[Tensor, "n d"], origin: Float64[Tensor, " d"], basis: 
     centred = rows.to(origin) - origin
     length: Tensor = torch.linalg.vector_norm(centred - (centred @ basis) @ basis.T, dim=1)
     return length
+
+
+def principal_axes(
+    rows: Float64[Tensor, "n d"], components: int
+) -> tuple[Float64[Tensor, " d"], Float64[Tensor, " p"], Float64[Tensor, "d p"]]:
+    """Mean, variances (descending) and directions of the first principal components, never more than min(N - 1, D), at least one."""
+    moments = Moments.of(rows)
+    values, vectors = principal(moments.scatter / max(1, moments.count - 1))
+    kept = max(1, min(components, moments.count - 1, rows.shape[1]))
+    return moments.mean, values[:kept], vectors[:, :kept]
+
+
+def holding(values: Float64[Tensor, " d"], share: float) -> int:
+    """How many of the leading eigenvalues hold a share of their sum."""
+    part: Tensor = values.cumsum(dim=0) / values.sum().clamp_min(torch.finfo(values.dtype).tiny)
+    return min(len(values), int((part < share).sum()) + 1)

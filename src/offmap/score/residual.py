@@ -12,7 +12,7 @@ from offmap.core.detector import State
 from offmap.core.errors import ConfigError, SignalError
 from offmap.core.types import Signals
 from offmap.score._layer import LayerDetector
-from offmap.score._subspace import head_origin, outside, principal_about, total_moments
+from offmap.score._subspace import head_origin, holding, outside, principal_about, total_moments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +57,7 @@ class Residual(LayerDetector):
             raise SignalError("residual: one image spans no subspace: give at least two to fit on")
         origin = self._origin(next(iter(batches)), moments.mean)
         values, vectors = principal_about(moments, origin)
-        share = values.cumsum(dim=0) / values.sum().clamp_min(torch.finfo(values.dtype).tiny)
-        count = self.components or int((share < self.variance).sum()) + 1
+        count = self.components or holding(values, self.variance)
         return {"origin": origin, "basis": vectors[:, : min(count, moments.count - 1, len(values) - 1)]}
 
     def _origin(self, batch: Signals, mean: Float64[Tensor, " d"]) -> Float64[Tensor, " d"]:
