@@ -47,3 +47,24 @@ def unlabelled(batches: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
 @pytest.fixture
 def unseen() -> dict[str, Tensor]:
     return mixture(60, seed=2)
+
+
+def rectified(signals: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same through a rectifier, with the logits that the head then gives."""
+    rows = signals["features.penultimate"].clamp_min(0)
+    return {**signals, "features.penultimate": rows, "logits": rows @ signals["head.weight"].T + signals["head.bias"]}
+
+
+@pytest.fixture
+def rectified_signals(fit_signals: dict[str, Tensor]) -> dict[str, Tensor]:
+    return rectified(fit_signals)
+
+
+@pytest.fixture
+def rectified_batches(rectified_signals: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    return cut(rectified_signals)
+
+
+@pytest.fixture
+def rectified_unseen(unseen: dict[str, Tensor]) -> dict[str, Tensor]:
+    return rectified(unseen)

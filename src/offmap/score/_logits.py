@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Float64
@@ -11,12 +12,16 @@ from torch import Tensor
 from offmap.core.detector import Detector, State
 from offmap.core.errors import SignalError
 from offmap.core.types import Signals
+from offmap.score._head import two_or_more
 from offmap.score._layer import rows_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogitDetector(Detector):
     """A function of the logits with nothing to learn but how many there are."""
+
+    one_suffices: ClassVar[bool] = True
+    """The score means something for a network with one logit."""
 
     @property
     def needs(self) -> frozenset[str]:
@@ -30,7 +35,10 @@ class LogitDetector(Detector):
         widths = {rows_of(batch, "logits", self.method()).shape[1] for batch in batches}
         if len(widths) != 1:
             raise SignalError(f"{self.method()}: batches have logits of different widths {sorted(widths)}")
-        return {"classes": torch.tensor(widths.pop())}
+        classes = widths.pop()
+        if not self.one_suffices:
+            two_or_more(classes, self.method())
+        return {"classes": torch.tensor(classes)}
 
     def raw_score(self, state: State, signals: Signals) -> Float[Tensor, " n"]:
         return self.of_logits(rows_of(signals, "logits", self.method(), int(state["classes"])))

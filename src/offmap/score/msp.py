@@ -1,16 +1,11 @@
 """Maximum softmax probability."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from offmap.core.detector import State
-from offmap.core.errors import SignalError
-from offmap.core.types import Signals
 from offmap.score._logits import LogitDetector
 
 
@@ -31,11 +26,7 @@ class MSP(LogitDetector):
         "Hendrycks & Gimpel, A Baseline for Detecting Misclassified and Out-of-Distribution Examples, ICLR 2017, arXiv 1610.02136"
     )
 
-    def learn(self, batches: Iterable[Signals], held_out: Iterable[Signals] | None, generator: torch.Generator) -> State:
-        state = super().learn(batches, held_out, generator)
-        if int(state["classes"]) < 2:
-            raise SignalError(f"{self.method()} needs two logits or more, there is one; max_logit and energy work with one")
-        return state
+    one_suffices: ClassVar[bool] = False
 
     def of_logits(self, logits: Float64[Tensor, "n k"]) -> Float64[Tensor, " n"]:
         top, which = logits.max(dim=1, keepdim=True)

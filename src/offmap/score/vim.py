@@ -11,10 +11,9 @@ from torch import Tensor
 from offmap.core.detector import Detector, State
 from offmap.core.errors import ConfigError, SignalError
 from offmap.core.types import Signals
+from offmap.score._head import PENULTIMATE, head_of
 from offmap.score._layer import rows_of
 from offmap.score._subspace import head_origin, outside, principal_about, total_moments
-
-FEATURES = "features.penultimate"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +44,7 @@ class ViM(Detector):
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({FEATURES, "logits"})
+        return frozenset({PENULTIMATE, "logits"})
 
     @property
     def fit_needs(self) -> frozenset[str]:
@@ -65,16 +64,10 @@ class ViM(Detector):
         return state["alpha"] * residual - rows_of(signals, "logits", "vim").to(residual).logsumexp(dim=1)
 
     def _rows(self, signals: Signals, width: int | None = None) -> Float64[Tensor, "n d"]:
-        return rows_of(signals, FEATURES, self.method(), width)
+        return rows_of(signals, PENULTIMATE, self.method(), width)
 
     def _origin(self, batch: Signals, width: int) -> Float64[Tensor, " d"]:
-        weight, bias = batch["head.weight"], batch["head.bias"]
-        if weight.ndim != 2 or weight.shape[1] != width or tuple(bias.shape) != (weight.shape[0],):
-            raise SignalError(
-                f"vim: head.weight {tuple(weight.shape)} and head.bias {tuple(bias.shape)} do not fit {FEATURES} of width {width}: "
-                "(K, D) and (K,) expected"
-            )
-        return head_origin(weight, bias)
+        return head_origin(*head_of(batch, width, "vim"))
 
     def _alpha(self, batches: Iterable[Signals], origin: Float64[Tensor, " d"], basis: Float64[Tensor, "d p"]) -> Float64[Tensor, ""]:
         top = residual = origin.new_zeros(())

@@ -1,0 +1,34 @@
+"""Entropy of the softmax."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Float64
+from torch import Tensor
+
+from offmap.score._logits import LogitDetector
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entropy(LogitDetector):
+    """Entropy of the softmax, ``-sum_k p_k log p_k`` in nats, in [0, log K].
+
+    How undecided the classifier is among all its classes, where ``msp`` sees the first only. Taken from the logarithm of
+    the softmax, so that a probability of zero adds zero.
+
+    Nothing to fit; scoring costs K an image; the state is one number.
+
+    Fails as ``msp`` does: logits grow with distance from the training data, and the entropy of distant images vanishes.
+    An image between two true classes looks odd. A network with one logit has no softmax and is refused.
+    """
+
+    reference: ClassVar[str] = (
+        "Shannon, A Mathematical Theory of Communication, Bell System Technical Journal 1948; as an OOD score in "
+        "Liu et al., GEN, CVPR 2023, eq. 3"
+    )
+
+    one_suffices: ClassVar[bool] = False
+
+    def of_logits(self, logits: Float64[Tensor, "n k"]) -> Float64[Tensor, " n"]:
+        log_p = logits.log_softmax(dim=1)
+        return -(log_p.exp() * log_p).sum(dim=1)
