@@ -1,0 +1,69 @@
+"""Distance to the decision boundaries."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from offmap.core.detector import Detector, State
+from offmap.core.errors import ConfigError, SignalError
+from offmap.core.types import Signals
+from offmap.score._head import HEAD, PENULTIMATE, head_of, mean_of, two_or_more
+from offmap.score._layer import rows_of
+from offmap.score._targets import predicted
+
+Scale = Literal["centred", "norm"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FDBD(Detector):
+    """Minus the mean distance to the boundaries of the predicted class, as a share of the distance to the mean feature.
+
+    ``-1/(K-1) sum_c |z_y - z_c| / (|w_y - w_c| |h - m|)`` over the other classes c, with y the predicted class and m the
+    mean of the in-distribution features: how far h would have to move until the prediction changes to c. At most 0.
+
+    Fitting costs ``N D + K^2 D``, scoring ``K + D`` an image; the state is ``K^2 + D`` numbers.
+
+    Fails near the mean feature, where the share becomes large for any image. Classes with equal weights have no
+    boundary between them and are left out; a head whose classes are all equal, or with one class, is refused.
+
+    Args:
+        scale: distances are divided by ``|h - m|`` (``centred``) or by ``|h|`` (``norm``, a variant of the paper).
+    """
+
+    scale: Scale = "centred"
+
+    reference: ClassVar[str] = "Liu & Qin, Fast Decision Boundary based Out-of-Distribution Detector, ICML 2024, arXiv 2312.11536, eq. 5"
+
+    def __post_init__(self) -> None:
+        if self.scale not in get_args(Scale):
+            raise ConfigError(f"fdbd: scale = {self.scale!r} must be one of {', '.join(get_args(Scale))}")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({PENULTIMATE, "logits"})
+
+    @property
+    def fit_needs(self) -> frozenset[str]:
+        return self.needs | HEAD
+
+    def learn(self, batches: Iterable[Signals], held_out: Iterable[Signals] | None, generator: torch.Generator) -> State:
+        mean = mean_of(batches, "fdbd")
+        weight, _ = head_of(next(iter(batches)), len(mean), "fdbd")
+        two_or_more(len(weight), "fdbd")
+        gaps = torch.stack([(row - weight).norm(dim=1) for row in weight])
+        if not bool((gaps > 0).any()):
+            raise SignalError("fdbd: all classes of the head have the same weights, there is no boundary between them")
+        return {"mean": mean, "gaps": gaps}
+
+    def raw_score(self, state: State, signals: Signals) -> Float[Tensor, " n"]:
+        mean, gaps = state["mean"], state["gaps"]
+        logits, which = predicted(signals, "fdbd", len(gaps))
+        rows = rows_of(signals, PENULTIMATE, "fdbd", len(mean))
+        length: Tensor = torch.linalg.vector_norm(rows - mean if self.scale == "centred" else rows, dim=1).clamp_min(1e-12)
+        gap = gaps[which]
+        distance = (logits.amax(dim=1, keepdim=True) - logits) / torch.where(gap > 0, gap, torch.inf)
+        return -distance.sum(dim=1) / (gap > 0).sum(dim=1).clamp_min(1) / length
