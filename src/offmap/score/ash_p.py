@@ -28,7 +28,7 @@ class ASHP(PercentileShaping):
     percentile: float = 60.0
 
     reference: ClassVar[str] = (
-        "Djurisic et al., Extremely Simple Activation Shaping for Out-of-Distribution Detection, ICLR 2023, arXiv 2209.09858, section 3"
+        "Djurisic et al., Extremely Simple Activation Shaping for Out-of-Distribution Detection, ICLR 2023, arXiv 2209.09858"
     )
 
     def logits(self, state: State, rows: Float64[Tensor, "n d"]) -> Float64[Tensor, "n k"]:

@@ -32,9 +32,7 @@ class DICE(ShapingDetector):
 
     percentile: float = 90.0
 
-    reference: ClassVar[str] = (
-        "Sun & Li, DICE: Leveraging Sparsification for Out-of-Distribution Detection, ECCV 2022, arXiv 2111.09805, eq. 3-5"
-    )
+    reference: ClassVar[str] = "Sun & Li, DICE: Leveraging Sparsification for Out-of-Distribution Detection, ECCV 2022, arXiv 2111.09805"
 
     def __post_init__(self) -> None:
         if not 0 <= self.percentile < 100:

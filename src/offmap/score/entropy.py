@@ -23,8 +23,7 @@ class Entropy(LogitDetector):
     """
 
     reference: ClassVar[str] = (
-        "Shannon, A Mathematical Theory of Communication, Bell System Technical Journal 1948; as an OOD score in "
-        "Liu et al., GEN, CVPR 2023, eq. 3"
+        "Shannon, A Mathematical Theory of Communication, Bell System Technical Journal 1948; as an OOD score in Liu et al., GEN, CVPR 2023"
     )
 
     one_suffices: ClassVar[bool] = False

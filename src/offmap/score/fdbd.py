@@ -36,7 +36,7 @@ class FDBD(Detector):
 
     scale: Scale = "centred"
 
-    reference: ClassVar[str] = "Liu & Qin, Fast Decision Boundary based Out-of-Distribution Detector, ICML 2024, arXiv 2312.11536, eq. 5"
+    reference: ClassVar[str] = "Liu & Qin, Fast Decision Boundary based Out-of-Distribution Detector, ICML 2024, arXiv 2312.11536"
 
     def __post_init__(self) -> None:
         if self.scale not in get_args(Scale):

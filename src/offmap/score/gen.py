@@ -32,9 +32,7 @@ class GEN(LogitDetector):
     gamma: float = 0.1
     top: int = 100
 
-    reference: ClassVar[str] = (
-        "Liu, Lochman & Zach, GEN: Pushing the Limits of Softmax-Based Out-of-Distribution Detection, CVPR 2023, eq. 4-5"
-    )
+    reference: ClassVar[str] = "Liu, Lochman & Zach, GEN: Pushing the Limits of Softmax-Based Out-of-Distribution Detection, CVPR 2023"
 
     one_suffices: ClassVar[bool] = False
 

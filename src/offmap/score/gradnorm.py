@@ -34,8 +34,7 @@ class GradNorm(Detector):
     temperature: float = 1.0
 
     reference: ClassVar[str] = (
-        "Huang, Geng & Li, On the Importance of Gradients for Detecting Distributional Shifts in the Wild, NeurIPS 2021, "
-        "arXiv 2110.00218, eq. 6-9"
+        "Huang, Geng & Li, On the Importance of Gradients for Detecting Distributional Shifts in the Wild, NeurIPS 2021, arXiv 2110.00218"
     )
 
     def __post_init__(self) -> None:

@@ -35,7 +35,7 @@ class KLMatching(Detector):
     floor: float = 1e-12
 
     reference: ClassVar[str] = (
-        "Hendrycks et al., Scaling Out-of-Distribution Detection for Real-World Settings, ICML 2022, arXiv 1911.11132, section 5"
+        "Hendrycks et al., Scaling Out-of-Distribution Detection for Real-World Settings, ICML 2022, arXiv 1911.11132"
     )
 
     def __post_init__(self) -> None:

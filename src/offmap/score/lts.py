@@ -29,7 +29,7 @@ class LTS(PercentileShaping):
     percentile: float = 95.0
 
     reference: ClassVar[str] = (
-        "Djurisic et al., Logit Scaling for Out-of-Distribution Detection, Machine Vision and Applications 2025, arXiv 2409.01175, eq. 3-4"
+        "Djurisic et al., Logit Scaling for Out-of-Distribution Detection, Machine Vision and Applications 2025, arXiv 2409.01175"
     )
 
     def logits(self, state: State, rows: Float64[Tensor, "n d"]) -> Float64[Tensor, "n k"]:

@@ -34,9 +34,7 @@ class NCI(Detector):
 
     alpha: float = 1e-4
 
-    reference: ClassVar[str] = (
-        "Liu & Qin, Detecting Out-of-Distribution through the Lens of Neural Collapse, CVPR 2025, arXiv 2311.01479, eq. 9"
-    )
+    reference: ClassVar[str] = "Liu & Qin, Detecting Out-of-Distribution through the Lens of Neural Collapse, CVPR 2025, arXiv 2311.01479"
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha < float("inf"):

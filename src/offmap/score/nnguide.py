@@ -38,9 +38,7 @@ class NNGuide(Detector):
     k: int = 10
     max_bank: int = 50_000
 
-    reference: ClassVar[str] = (
-        "Park, Jung & Teoh, Nearest Neighbor Guidance for Out-of-Distribution Detection, ICCV 2023, arXiv 2309.14888, eq. 4-6"
-    )
+    reference: ClassVar[str] = "Park, Jung & Teoh, Nearest Neighbor Guidance for Out-of-Distribution Detection, ICCV 2023, arXiv 2309.14888"
 
     def __post_init__(self) -> None:
         if self.k < 1:

@@ -55,7 +55,7 @@ class OpenMax(Detector):
     top: int = 10
     distance: Distance = "euclidean"
 
-    reference: ClassVar[str] = "Bendale & Boult, Towards Open Set Deep Networks, CVPR 2016, arXiv 1511.06233, algorithms 1-2"
+    reference: ClassVar[str] = "Bendale & Boult, Towards Open Set Deep Networks, CVPR 2016, arXiv 1511.06233"
 
     def __post_init__(self) -> None:
         if self.tail < 2:

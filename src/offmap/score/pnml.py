@@ -40,7 +40,7 @@ class PNML(Detector):
 
     reference: ClassVar[str] = (
         "Bibas, Feder & Hassner, Single Layer Predictive Normalized Maximum Likelihood for Out-of-Distribution Detection, "
-        "NeurIPS 2021, arXiv 2110.09246, theorem 1"
+        "NeurIPS 2021, arXiv 2110.09246"
     )
 
     def __post_init__(self) -> None:

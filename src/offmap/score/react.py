@@ -33,7 +33,7 @@ class ReAct(ShapingDetector):
     percentile: float = 90.0
 
     reference: ClassVar[str] = (
-        "Sun, Guo & Li, ReAct: Out-of-distribution Detection With Rectified Activations, NeurIPS 2021, arXiv 2111.12797, eq. 1-2"
+        "Sun, Guo & Li, ReAct: Out-of-distribution Detection With Rectified Activations, NeurIPS 2021, arXiv 2111.12797"
     )
 
     def __post_init__(self) -> None:

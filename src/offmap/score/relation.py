@@ -42,7 +42,7 @@ class Relation(Detector):
 
     reference: ClassVar[str] = (
         "Kim et al., Neural Relation Graph: A Unified Framework for Identifying Label Noise and Outlier Data, NeurIPS 2023, "
-        "arXiv 2301.12321, section 3"
+        "arXiv 2301.12321"
     )
 
     def __post_init__(self) -> None:

@@ -29,7 +29,7 @@ class SCALE(PercentileShaping):
     percentile: float = 85.0
 
     reference: ClassVar[str] = (
-        "Xu et al., Scaling for Training Time and Post-hoc Out-of-distribution Detection Enhancement, ICLR 2024, arXiv 2310.00227, eq. 3-5"
+        "Xu et al., Scaling for Training Time and Post-hoc Out-of-distribution Detection Enhancement, ICLR 2024, arXiv 2310.00227"
     )
 
     def logits(self, state: State, rows: Float64[Tensor, "n d"]) -> Float64[Tensor, "n k"]:

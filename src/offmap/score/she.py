@@ -31,7 +31,7 @@ class SHE(Detector):
 
     reference: ClassVar[str] = (
         "Zhang et al., Out-of-Distribution Detection based on In-Distribution Data Patterns Memorization with Modern Hopfield Energy, "
-        "ICLR 2023, eq. 7-8"
+        "ICLR 2023"
     )
 
     @property

@@ -40,7 +40,7 @@ class VRA(ShapingDetector):
     low: Low = "zero"
 
     reference: ClassVar[str] = (
-        "Xu et al., VRA: Variational Rectified Activation for Out-of-distribution Detection, NeurIPS 2023, arXiv 2302.11716, eq. 9"
+        "Xu et al., VRA: Variational Rectified Activation for Out-of-distribution Detection, NeurIPS 2023, arXiv 2302.11716"
     )
 
     def __post_init__(self) -> None:
