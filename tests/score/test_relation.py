@@ -7,6 +7,7 @@ from scipy.special import softmax
 from torch import Tensor
 
 from offmap.core.errors import ConfigError
+from offmap.score._bank import chunks
 from offmap.score.relation import Relation
 
 Signals = dict[str, Tensor]
@@ -45,3 +46,10 @@ def test_known_failure_an_image_of_a_rare_class_looks_odd() -> None:
 def test_parameters_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         Relation.from_params(wrong)
+
+
+def test_large_banks_are_read_by_few_images_at_a_time() -> None:
+    rows = torch.arange(20.0, dtype=torch.float64).reshape(10, 2)
+    assert [len(part) for part in chunks(rows, 4_000_000)] == [4, 4, 2]
+    assert [len(part) for part in chunks(rows, 10**9)] == [1] * 10
+    assert torch.equal(torch.cat(chunks(rows, 4_000_000)), rows)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from offmap.core.errors import SignalError
+from offmap.score._targets import Targets
 from offmap.score.she import SHE
 
 Signals = dict[str, Tensor]
@@ -57,3 +58,17 @@ def test_known_failure_long_features_look_usual(batches: list[Signals], unseen: 
 def test_labels_in_some_batches_only_are_refused(batches: list[Signals], unlabelled: list[Signals]) -> None:
     with pytest.raises(SignalError, match="some batches have the signal label"):
         SHE().fit([batches[0], unlabelled[1]])
+
+
+def test_labels_are_matched_to_the_likeliest_logits_one_to_one() -> None:
+    logits = torch.tensor([[5.0, 0.0, 0.0], [0.0, 0.0, 5.0], [0.0, 1.0, 2.0]], dtype=torch.float64)
+    batch = {"logits": logits, "label": torch.tensor([70, -3, 8])}
+    targets = Targets.learn([batch], "she")
+    assert dict(zip(targets.labels.tolist(), targets.logits.tolist(), strict=True)) == {-3: 2, 8: 1, 70: 0}
+    assert targets(batch, "she").tolist() == [0, 2, 1]
+
+
+def test_labels_beyond_the_number_of_logits_share_one() -> None:
+    logits = torch.tensor([[5.0, 0.0], [0.0, 5.0], [0.0, 4.0]], dtype=torch.float64)
+    targets = Targets.learn([{"logits": logits, "label": torch.tensor([1, 2, 3])}], "she")
+    assert targets.logits.tolist() == [0, 1, 1]
