@@ -233,6 +233,8 @@ def test_labels_from_a_table(discs: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "r.toml"
     recipe.write_text(PLAIN + "[score.relative_mahalanobis]\n")
     assert offmap.fit(discs, recipe=str(recipe), labels=labels, jobs=0).card["data"]["labels"] == ["a", "b"]
+    with pytest.raises(ConfigError, match="give --labels"):
+        offmap.fit(discs, recipe=str(recipe), jobs=0)
     labels.write_text(f"path,label\n{discs / '000.png'},a\n")
     with pytest.raises(ConfigError, match="59 of 60 images have no label"):
         offmap.fit(discs, recipe=str(recipe), labels=labels, jobs=0)

@@ -59,8 +59,15 @@ def fit_scorer(recipe: Recipe, store: SignalStore, division: Sequence[Parts], *,
         division: who fits, who standardises, who calibrates; see ``divide``.
 
     Raises:
+        ConfigError: a part needs labels and there are none.
         SignalError: a detector cannot be fitted on these signals (it says why).
     """
+    for name, detector in recipe.parts.items():
+        if "label" in detector.fit_needs and "label" not in store.names:
+            raise ConfigError(
+                f"[score.{name}] {detector.method()} is fitted with labels: give --labels with a CSV of the columns path and label, "
+                "or a manifest with a column label"
+            )
     fitted = {name: tuple(_fit(d, store, p, seed, device) for p in division) for name, d in recipe.parts.items()}
     combined: tuple[Combined, ...] = ()
     if len(fitted) > 1:
