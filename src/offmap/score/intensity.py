@@ -1,0 +1,103 @@
+"""Grey values and spectrum of the image itself: the baseline without any network."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from offmap.core.detector import Detector, State
+from offmap.core.errors import ConfigError, SignalError
+from offmap.core.linalg import Shrinkage, Whitener
+from offmap.core.types import Signals
+from offmap.score._gaussian import check_shrinkage
+from offmap.score._layers import layer_whiteners
+
+DARKEST = 1e-8
+"""Least power whose logarithm is taken, in squared units of the pixels (which lie in [0, 1])."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intensity(Detector):
+    """Squared Mahalanobis distance of an image's histogram and power spectrum to those of in-distribution images.
+
+    For each channel: square roots of the shares of ``bins`` equal bins over [0, 1], and the log mean power in ``bands`` rings of
+    spatial frequency up to 0.5 cycles a pixel. Each number is standardised, the covariance shrunk. The distance is in squared
+    standard deviations, >= 0. The project's own; what a method over features is worth, it must show against this.
+
+    Fitting costs ``N (S log S + D^2)`` for S pixels and ``D = C (bins + bands)``, scoring ``S log S + D^2 / 2`` an image; the state is
+    ``D^2 + D`` numbers.
+
+    Fails when the grey values and textures are usual and only what they show is odd, such as an organ in another place.
+
+    Args:
+        bins: of the histogram, at least 2.
+        bands: rings of the spectrum; 0 for none.
+        shrinkage: ``ledoit_wolf`` or ``oas``.
+    """
+
+    bins: int = 32
+    bands: int = 12
+    shrinkage: Shrinkage = "ledoit_wolf"
+
+    reference: ClassVar[str] = (
+        "none: a baseline of this project, Mahalanobis distance of the grey-value histogram and the radial power spectrum"
+    )
+
+    def __post_init__(self) -> None:
+        check_shrinkage(self.shrinkage, self.method())
+        for name, low in (("bins", 2), ("bands", 0)):
+            if getattr(self, name) < low:
+                raise ConfigError(f"intensity: {name} = {getattr(self, name)} must be at least {low}")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"image"})
+
+    def learn(self, batches: Iterable[Signals], held_out: Iterable[Signals] | None, generator: torch.Generator) -> State:
+        whitener = layer_whiteners(batches, ("image",), lambda batch, _: self._vectors(batch), kind=self.shrinkage, who=self.method())[
+            "image"
+        ]
+        return {"mean": whitener.mean, "factor": whitener.factor}
+
+    def raw_score(self, state: State, signals: Signals) -> Float[Tensor, " n"]:
+        vectors = self._vectors(signals)
+        if vectors.shape[1] != len(state["mean"]):
+            fitted = len(state["mean"]) // (self.bins + self.bands)
+            raise SignalError(
+                f"intensity: image of shape {tuple(signals['image'].shape)} must have {fitted} channels, as when it was fitted"
+            )
+        return Whitener(state["mean"], state["factor"]).squared(vectors)
+
+    def _vectors(self, signals: Signals) -> Float64[Tensor, "n d"]:
+        images = signals["image"]
+        if not 3 <= images.ndim <= 5 or 0 in images.shape[1:]:
+            raise SignalError(f"intensity: image of shape {tuple(images.shape)} must be (N, C, ...) with one to three spatial axes")
+        parts = [histogram(images, self.bins).sqrt()]
+        if self.bands:
+            parts.append(ring_power(images.double(), self.bands).clamp_min(DARKEST).log())
+        return torch.cat([part.flatten(1) for part in parts], dim=1)
+
+
+def histogram(images: Float[Tensor, "n c *s"], bins: int) -> Float64[Tensor, "n c b"]:
+    """Share of the pixels in each of the bins over [0, 1]; pixels outside go to the nearest."""
+    flat = images.flatten(2)
+    index = (flat * bins).floor().clamp(0, bins - 1).long()
+    counts = torch.zeros(*flat.shape[:2], bins, dtype=torch.float64, device=images.device)
+    return counts.scatter_add(2, index, torch.ones_like(flat, dtype=torch.float64)) / flat.shape[2]
+
+
+def ring_power(images: Float64[Tensor, "n c *s"], bands: int) -> Float64[Tensor, "n c r"]:
+    """Mean power in rings of equal width in spatial frequency up to 0.5 cycles a pixel; the mean of the image is left out.
+
+    Corners beyond 0.5 belong to the last ring; a ring without any frequency, as in small images, has none.
+    """
+    axes = tuple(range(2, images.ndim))
+    power = torch.fft.fftn(images - images.mean(dim=axes, keepdim=True), dim=axes, norm="ortho").abs().square().flatten(2)
+    grids = torch.meshgrid(*(torch.fft.fftfreq(side, dtype=torch.float64) for side in images.shape[2:]), indexing="ij")
+    radius = torch.stack(grids).square().sum(dim=0).sqrt().flatten()
+    ring = (radius * (2 * bands)).floor().clamp_max(bands - 1).long().to(images.device)
+    sums: Tensor = power.new_zeros(*power.shape[:2], bands).index_add(2, ring, power)
+    return sums / torch.bincount(ring, minlength=bands).clamp_min(1)
