@@ -30,7 +30,7 @@ class DKNN(LayerDetector):
     of it compared with the others, where none are held out. Plain k-NN is ruled by the subspace, where features vary most;
     here what little happens outside counts as much. The number is about 0 for a typical image, in standard deviations.
 
-    The paper's calibration is not published in readable form; standardising is the project's reading.
+    That both distances are calibrated is the paper's; standardising by mean and deviation is the project's reading of it.
 
     Fitting stores a bank of M rows, ``M D^2 + D^3``, and compares it with itself, ``M^2 D``, where none are held out; scoring
     costs ``2 M D`` an image; the state is ``(M + d + 1) D`` numbers.
@@ -49,7 +49,10 @@ class DKNN(LayerDetector):
     variance: float = 0.9
     max_bank: int = 50_000
 
-    reference: ClassVar[str] = "D-KNN, 2026, arXiv 2602.05360 (k-NN in the principal and the residual subspace)"
+    reference: ClassVar[str] = (
+        "Peng et al., Breaking Semantic Hegemony: Decoupling Principal and Residual Subspaces for Generalized OOD Detection, 2026, "
+        "arXiv 2602.05360 (D-KNN)"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -22,7 +22,7 @@ class MahaVar(GaussianDetector):
     as far from all. The number may be negative; only its order means something.
 
     ``lambda`` is ``weight`` times the mean of ``min_c M_c`` over the mean of ``Var_c M_c`` in the fit part, so that at a weight of
-    1 the score is 0 on average there. This scale is the project's own; the sign is the paper's.
+    1 the score is 0 on average there. This scale is the project's own; that the variance lowers the score is the paper's.
 
     Needs labels of two classes or more. Fitting costs ``N D^2`` and one further pass, scoring ``D^2 / 2 + K D`` an image; the state
     is ``D^2 + (K + 1) D + 1`` numbers.

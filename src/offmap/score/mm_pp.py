@@ -23,8 +23,8 @@ class MMPP(Detector):
     The number is a squared distance in standard deviations to the nearest class, or to the mean where there are no labels;
     0 at a class mean. Unlike a sum over layers it sees combinations of layers that do not go together.
 
-    The paper chooses layers by drops of an entropy density, by a rule not published in readable form; this is the project's
-    reading: all layers, or those named.
+    The paper chooses layers by drops of an entropy density; this is the project's simpler form, which takes all layers, or those
+    named.
 
     For D dimensions of all layers together: fitting costs ``N D^2`` (twice through the batches for Ledoit-Wolf), scoring
     ``D^2 / 2 + K D`` an image; the state is ``D^2 + (K + 1) D`` numbers.
@@ -40,7 +40,10 @@ class MMPP(Detector):
     layers: tuple[str, ...] = ()
     shrinkage: Shrinkage = "ledoit_wolf"
 
-    reference: ClassVar[str] = "MM++, 2026, arXiv 2606.17352 (concatenated layers, one Gaussian); all layers instead of the paper's choice"
+    reference: ClassVar[str] = (
+        "Hossain et al., MM++: Unsupervised Scale-Invariant Multilayer OOD Detection via Top-K Gated Feature Fusion, 2026, "
+        "arXiv 2606.17352 (joint features, one tied Ledoit-Wolf Gaussian), without its choice of layers"
+    )
 
     def __post_init__(self) -> None:
         check_shrinkage(self.shrinkage, self.method())

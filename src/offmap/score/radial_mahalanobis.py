@@ -25,8 +25,8 @@ class RadialMahalanobis(GaussianDetector):
     The number is a squared distance in standard deviations, 0 at a class mean. Where no ``beta`` is given, it is the one of
     ``candidates`` under which held-out in-distribution images are likeliest: the log density of h is that of the Gaussian
     mixture at ``h / |h|^beta`` plus the log determinant of the map, ``log(1 - beta) - beta D log |h|``. At ``beta = 1`` h has no
-    density, so 1 is never chosen, only given. No out-of-distribution data is used. This criterion is the project's own: the
-    paper chooses from spectrum and local dimension of the in-distribution features, in a form that is not spelt out.
+    density, so 1 is never chosen, only given. No out-of-distribution data is used. This criterion is the project's own; the
+    paper chooses by spectrum and local dimension of the in-distribution features.
 
     Fitting costs ``N D^2`` for each candidate, scoring ``D^2 / 2 + K D`` an image; the state is ``D^2 + (K + 1) D + 1`` numbers.
     Without ``held_out``, every fourth image chooses ``beta``; the Gaussian is then fitted on all.

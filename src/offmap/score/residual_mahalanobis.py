@@ -23,8 +23,8 @@ class ResidualMahalanobis(LayerDetector):
     """Squared Mahalanobis distance ``r^T Sigma_r^-1 r`` of the residual ``r = h - A(h)`` of the best linear autoencoder A.
 
     A projects on the first d principal components about the mean, which is the linear autoencoder of least error. The idea is
-    that of MaRS, which trains a network for A; its width and training are not published in readable form, so this is the
-    project's linear reading, and is not called MaRS. Within the residual, directions count by their own variance, where
+    that of MaRS, which trains a network for A; its width and training were not public when this was written, so this is
+    the project's linear form, and is not called MaRS. Within the residual, directions count by their own variance, where
     ``residual`` counts all alike. The distance is in squared standard deviations, about D - d for a typical image.
 
     Fitting costs ``N D^2 + D^3`` (twice through the batches for Ledoit-Wolf), scoring ``D (D - d)`` an image; the state is at most
