@@ -9,6 +9,7 @@ import typer
 from offmap.cli import options, outputs
 from offmap.cli.exits import say
 from offmap.cli.progress import emit, progress
+from offmap.core.allocator import keep_freed_memory
 from offmap.core.errors import BundleError
 
 Train = Annotated[
@@ -61,6 +62,7 @@ def fit(
     """Fit and calibrate a gate on in-distribution images."""
     outputs.folder(out)
     chosen = pairs(settings or [])
+    keep_freed_memory()
     import offmap
 
     with progress(json_lines) as report:

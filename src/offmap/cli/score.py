@@ -11,6 +11,7 @@ from offmap.cli import options, outputs
 from offmap.cli.exits import say
 from offmap.cli.progress import emit, progress
 from offmap.cli.tables import show
+from offmap.core.allocator import keep_freed_memory
 from offmap.core.errors import DataError
 from offmap.report.words import VERDICTS
 
@@ -44,6 +45,7 @@ def score(
     for folder in (maps, report):
         if folder is not None:
             outputs.folder(folder)
+    keep_freed_memory()
     import offmap
 
     loaded = offmap.load(gate, expect=expect, encoder=encoder, trust_classifier=trust_classifier, device=device)

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -36,6 +36,7 @@ class Encoder(ABC):
         provides: names of all signals it can give.
         input: what it wants to see.
         sha256: digest of its weights.
+        reentrant: several threads may call ``encode`` at once (no hooks, no state).
     """
 
     name: str
@@ -43,6 +44,7 @@ class Encoder(ABC):
     provides: frozenset[str]
     input: Input
     sha256: str
+    reentrant: ClassVar[bool] = False
 
     @abstractmethod
     def encode(self, images: Float[Tensor, "n c *s"], needs: frozenset[str]) -> Signals:

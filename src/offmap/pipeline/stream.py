@@ -15,6 +15,7 @@ import offmap
 from offmap.core.encoder import Encoder
 from offmap.core.types import STATIC, Image, NotAssessed, Source
 from offmap.pipeline.cache import FeatureCache, location
+from offmap.pipeline.lanes import in_order
 from offmap.pipeline.worker import Work, foreign_modality
 from offmap.prepare.preparation import Preparation
 from offmap.read.limits import DEFAULT, Limits
@@ -122,13 +123,22 @@ class Stream:
         return FeatureCache(location(*self._fingerprint()))
 
     def _batches(self, messages: Iterable[tuple[Source, Message]], cache: FeatureCache | None) -> Iterator[Batch]:
+        lanes = torch.get_num_threads() if self.encoder.reentrant and self.device.type == "cpu" else 1
+        yield from in_order(self._gathered(messages, cache), lambda item: self._encode(*item, cache), lanes=lanes)
+        if cache is not None:
+            cache.close()
+
+    def _gathered(
+        self, messages: Iterable[tuple[Source, Message]], cache: FeatureCache | None
+    ) -> Iterator[tuple[Batch, Mapping[int, Mapping[str, np.ndarray]]]]:
+        """Batches that are not encoded yet, with the vectors that the cache knows."""
         size = 1 if self.volumes else BATCH
         batch, known, shape = Batch([], {}), dict[int, Mapping[str, np.ndarray]](), None
         for source, message in messages:
             (header, arrays), entry, vectors = self._entry(source, message, cache)
             own = entry.spatial if isinstance(entry, Image) and vectors is None else None
             if len(batch.entries) >= size or (shape is not None and own not in (None, shape)):
-                yield self._encode(batch, known, cache)
+                yield batch, known
                 batch, known, shape = Batch([], {}), {}, None
             shape = own or shape
             at = len(batch.entries)
@@ -143,9 +153,7 @@ class Stream:
             batch.entries.append(entry)
             batch.sources.append(source)
         if batch.entries:
-            yield self._encode(batch, known, cache)
-        if cache is not None:
-            cache.close()
+            yield batch, known
 
     def _entry(
         self, source: Source, message: Message, cache: FeatureCache | None
@@ -188,7 +196,9 @@ class Stream:
 def stack(pixels: Sequence[np.ndarray]) -> Tensor:
     """Prepared images ``(C, *S)`` of one spatial shape as one ``(N, C, *S)`` float32 tensor; grey is repeated where colour is met."""
     channels = max(p.shape[0] for p in pixels)
-    return torch.from_numpy(np.stack([p if p.shape[0] == channels else np.repeat(p, channels, axis=0) for p in pixels]).astype(np.float32))
+    return torch.from_numpy(
+        np.stack([p if p.shape[0] == channels else np.repeat(p, channels, axis=0) for p in pixels]).astype(np.float32, copy=False)
+    )
 
 
 def _row(batch: Batch, i: int, n: int, signals: Mapping[str, Tensor]) -> tuple[str, dict[str, Any], dict[str, np.ndarray]]:

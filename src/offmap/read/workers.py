@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
+from offmap.core.allocator import ENVIRONMENT
 from offmap.core.errors import ConfigError
 from offmap.core.types import Source
 from offmap.read.limits import DEFAULT, Limits
@@ -60,7 +61,7 @@ class _Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
-            env={**os.environ, **dict.fromkeys(_ONE_THREAD, "1"), "MALLOC_ARENA_MAX": "2"},
+            env={**os.environ, **dict.fromkeys(_ONE_THREAD, "1"), **ENVIRONMENT},
             start_new_session=True,
         )
         if self._popen.stdin is None or self._popen.stdout is None:

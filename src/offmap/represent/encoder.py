@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -41,6 +41,8 @@ class BuiltinEncoder(Encoder):
         ConfigError: unknown layer, wrong configuration, or a size under 32.
         BundleError: weights do not fit the configuration or are not finite.
     """
+
+    reentrant: ClassVar[bool] = True
 
     def __init__(
         self,
