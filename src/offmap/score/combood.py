@@ -49,7 +49,8 @@ class CombOOD(GaussianDetector):
     max_bank: int = 50_000
 
     reference: ClassVar[str] = (
-        "Rajasekaran et al., COMBOOD: A Semiparametric Approach for Detecting Out-of-distribution Data for Image Classification, SDM 2024, arXiv 2602.07042"
+        "Rajasekaran et al., COMBOOD: A Semiparametric Approach for Detecting Out-of-distribution Data for Image Classification, "
+        "SDM 2024, arXiv 2602.07042"
     )
 
     def __post_init__(self) -> None:

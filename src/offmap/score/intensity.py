@@ -92,12 +92,21 @@ def histogram(images: Float[Tensor, "n c *s"], bins: int) -> Float64[Tensor, "n 
 def ring_power(images: Float64[Tensor, "n c *s"], bands: int) -> Float64[Tensor, "n c r"]:
     """Mean power in rings of equal width in spatial frequency up to 0.5 cycles a pixel; the mean of the image is left out.
 
-    Corners beyond 0.5 belong to the last ring; a ring without any frequency, as in small images, has none.
+    The spectrum of a real image is symmetric: half of it is computed, and counts twice. Corners beyond 0.5 belong to the last
+    ring; a ring without any frequency, as in small images, has none.
     """
-    axes = tuple(range(2, images.ndim))
-    power = torch.fft.fftn(images - images.mean(dim=axes, keepdim=True), dim=axes, norm="ortho").abs().square().flatten(2)
-    grids = torch.meshgrid(*(torch.fft.fftfreq(side, dtype=torch.float64) for side in images.shape[2:]), indexing="ij")
-    radius = torch.stack(grids).square().sum(dim=0).sqrt().flatten()
-    ring = (radius * (2 * bands)).floor().clamp_max(bands - 1).long().to(images.device)
-    sums: Tensor = power.new_zeros(*power.shape[:2], bands).index_add(2, ring, power)
-    return sums / torch.bincount(ring, minlength=bands).clamp_min(1)
+    axes, sides = tuple(range(2, images.ndim)), tuple(images.shape[2:])
+    power = torch.fft.rfftn(images - images.mean(dim=axes, keepdim=True), dim=axes, norm="ortho").abs().square()
+    last = torch.arange(power.shape[-1])
+    twice = torch.where((last > 0) & (2 * last < sides[-1]), 2.0, 1.0).double()
+    frequencies = [
+        *(torch.fft.fftfreq(side, dtype=torch.float64) for side in sides[:-1]),
+        torch.fft.rfftfreq(sides[-1], dtype=torch.float64),
+    ]
+    radius = torch.stack(torch.meshgrid(*frequencies, indexing="ij")).square().sum(dim=0).sqrt()
+    ring = (radius * (2 * bands)).floor().clamp_max(bands - 1).long().flatten()
+    counts = torch.bincount(ring, weights=twice.expand_as(radius).flatten(), minlength=bands).clamp_min(1).to(images.device)
+    sums: Tensor = power.new_zeros(*power.shape[:2], bands).index_add(
+        2, ring.to(images.device), (power * twice.to(images.device)).flatten(2)
+    )
+    return sums / counts
