@@ -41,14 +41,15 @@ def missing(what: str, asked: str) -> Goal:
     return Goal(what, asked, "", None)
 
 
-def default(lines: Sequence[Line]) -> Line | None:
-    """The row of the default gate, with both means."""
-    return next((r for r in lines if (r["default"], r["random_form"], r["low_pass"]) == ("yes", "yes", "yes")), None)
+def default(lines: Sequence[Line], means: str = "yes") -> Line | None:
+    """The row of the default gate, with both means (recipe ``standard``) or without them (recipe ``fine``)."""
+    return next((r for r in lines if (r["default"], r["random_form"], r["low_pass"]) == ("yes", means, means)), None)
 
 
 def accuracy(name: str, words: str, near: float, extra: bool) -> list[Goal]:
     """Near, far and worst of one encoder."""
-    row = default(read_csv(RESULTS / f"near_far_{name}.csv"))
+    lines = read_csv(RESULTS / f"near_far_{name}.csv")
+    row = default(lines)
     asked = [(f"near, {words}", "near", near)] + (
         [("far, built-in encoder", "far", 0.998), ("worst far pair, built-in encoder", "worst", 0.96)] if extra else []
     )
@@ -58,6 +59,10 @@ def accuracy(name: str, words: str, near: float, extra: bool) -> list[Goal]:
     for what, key, bound in asked:
         interval = f" [{row[f'{key}_lo']}, {row[f'{key}_hi']}]" if f"{key}_lo" in row else f" ({row['worst_pair']})"
         goals.append(Goal(what, f">= {bound:g}", row[key] + interval, float(row[key]) >= bound))
+    fine = default(lines, "no")
+    if fine is not None:
+        value = f"{fine['near']} [{fine['near_lo']}, {fine['near_hi']}]"
+        goals.append(Goal(f"near, {words}, recipe `fine` (file form not levelled)", f">= {near:g}", value, float(fine["near"]) >= near))
     return goals
 
 
