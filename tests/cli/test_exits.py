@@ -6,13 +6,14 @@ import subprocess
 import sys
 import warnings
 
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from offmap.cli.exits import Guarded, describe
 from offmap.core.errors import BundleError, ConfigError, DataError, NotAvailableError, OODError, SignalError
-from offmap.core.units import cap
+from offmap.prepare.resampler import resample
 
 CANARY = "DOE^JANE-4711"
 
@@ -53,11 +54,11 @@ def test_interrupt_is_130() -> None:
 
 
 def test_unexpected_errors_show_type_and_place_but_no_text() -> None:
-    with pytest.raises(ValueError) as caught:
-        cap(-5)
+    with pytest.raises(IndexError) as caught:
+        resample(np.zeros((1, 4, 4), dtype=np.float32), ())
     code, text, _ = run(caught.value)
     assert code == 1
-    assert text.startswith("offmap: ValueError in offmap/core/units.py:")
+    assert text.startswith("offmap: IndexError in offmap/prepare/resampler.py:")
     assert text.count("\n") == 1
     assert str(caught.value) not in text
 
