@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from offmap.benchmark import metrics
 from offmap.benchmark.suite import read_suite
 from offmap.calibrate.split import split
+from offmap.calibrate.threshold import beta_binomial_band
 from offmap.core import registry
 from offmap.core.detector import Detector, missing
 from offmap.core.duplicates import find
@@ -185,10 +186,7 @@ def error_of(values: np.ndarray) -> float:
 
 def within(flagged: float, calibration: int, unseen: int, alpha: float) -> bool:
     """Whether the number flagged lies in its central 99 % band: Beta-binomial, as exact for exchangeable images without ties."""
-    from scipy.stats import betabinom
-
-    k = int(np.floor(alpha * (calibration + 1) + 1e-9))
-    low, high = (float(betabinom.ppf(q, unseen, k, calibration + 1 - k)) for q in (0.005, 0.995))
+    low, high = beta_binomial_band(calibration, unseen, alpha)
     return bool(low <= flagged <= high)
 
 
