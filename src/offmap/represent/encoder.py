@@ -8,14 +8,14 @@ from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from offmap.core.encoder import Encoder, Input
 from offmap.core.errors import BundleError, ConfigError, NotAvailableError, SignalError
 from offmap.core.types import Signals
 from offmap.represent.digest import tensors_sha256
 from offmap.represent.layers import chosen, joined, map_names, map_signals, normalise, read_layers, wanted
-from offmap.represent.nets.small import SmallNet
+from offmap.represent.nets.small import Deepest, SmallNet
 
 SMALLEST = 32
 """Smallest side of an image in pixels: one position in the deepest stage."""
@@ -126,6 +126,10 @@ class BuiltinEncoder(Encoder):
             pixels = pixels.expand(-1, self.input.channels, -1, -1)
         maps = self._net(pixels.contiguous(memory_format=torch.channels_last), read[-1])
         return map_signals({name: maps[name] for name in read}, want, self.layers[-1])
+
+    def backbone(self) -> nn.Module:
+        """The network from normalised pixels to the deepest map ``(N, C, h, w)``; it is the encoder's own."""
+        return Deepest(self._net)
 
     def to(self, device: torch.device | str) -> "BuiltinEncoder":
         """The same encoder on another device."""

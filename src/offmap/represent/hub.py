@@ -15,7 +15,7 @@ from offmap.core.errors import ConfigError
 from offmap.core.types import Signals
 from offmap.represent.digest import tensors_sha256
 from offmap.represent.hub_files import Files, find_folder, read_files, read_input
-from offmap.represent.hub_model import Hidden, base_of, build, default_layers, hidden_of, memory_format
+from offmap.represent.hub_model import Hidden, LastHidden, base_of, build, default_layers, hidden_of, memory_format
 from offmap.represent.layers import chosen, joined, map_names, map_signals, normalise, read_layers, wanted
 
 KEPT = 200_000_000
@@ -105,6 +105,10 @@ class HubEncoder(Encoder):
         pixels = pixels.expand(-1, self.input.channels, -1, -1).contiguous(memory_format=memory_format(self._model))
         with torch.no_grad():
             return hidden_of(self._model, pixels, self._head)
+
+    def backbone(self) -> nn.Module:
+        """The network from normalised pixels to the last hidden state, ``(N, C, h, w)`` or tokens ``(N, T, C)``; it is the encoder's own."""
+        return LastHidden(base_of(self._model))
 
     def to(self, device: torch.device | str) -> "HubEncoder":
         """The same encoder on another device."""

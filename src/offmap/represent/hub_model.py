@@ -199,3 +199,20 @@ def default_layers(model_type: str, hidden: Hidden) -> tuple[str, ...]:
         return tuple(dict.fromkeys([f"layer.{i}" for i in quarters if i] + [names[-1]]))
     deepest = {hidden.maps[n].shape[2:]: n for n in names if n != "final"}
     return tuple(n for n in names if n in deepest.values() or n == names[-1])
+
+
+class LastHidden(nn.Module):
+    """The last hidden state of a model alone.
+
+    Args:
+        model: shared, not copied.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """``(N, C, h, w)``, or tokens ``(N, T, C)``."""
+        hidden: Tensor = self.model(pixel_values=pixels).last_hidden_state
+        return hidden

@@ -100,3 +100,19 @@ class SmallNet(nn.Module):
                 x = block(x)
             maps[tap] = x
         return maps
+
+
+class Deepest(nn.Module):
+    """The deepest map of a ``SmallNet`` alone.
+
+    Args:
+        net: shared, not copied.
+    """
+
+    def __init__(self, net: SmallNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d i j"]:
+        """The map after the last stage."""
+        return self.net(x)[self.net.taps[-1]]
