@@ -259,7 +259,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args()
     made = Made.now()
-    ids = read_suite((local.find() or Path()) / "near-far-v1.toml").ids
+    ids = read_suite((local.find() or Path()) / "near-far-v1.toml").own
     tasks = [(what, name, args.splits) for what, names in (("maps", ids), ("vectors", ids), ("labels", LABELLED)) for name in names]
     with ProcessPoolExecutor(args.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         rows = [row for found in pool.map(work, tasks) for row in found]

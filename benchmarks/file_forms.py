@@ -179,7 +179,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args()
     made = Made.now()
-    ids = read_suite((local.find() or Path()) / "near-far-v1.toml").ids
+    ids = read_suite((local.find() or Path()) / "near-far-v1.toml").own
     with ProcessPoolExecutor(args.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         rows = [r for found in pool.map(work, [(args.encoder, own, args.seeds, args.recipe) for own in ids]) for r in found]
     name = f"file_forms_{folder_of(args.encoder)}"

@@ -62,7 +62,7 @@ class Data:
 def read(suite: Suite, extractor: Extractor) -> Data:
     """Features of every set as it is, and of in-distribution sets in a random form."""
     native = {name: extractor.of_files(suite.files(name)) for name in suite.sets}
-    formed = {name: extractor.of_files(suite.files(name), form_seed=FORM_SEED) for name in suite.ids}
+    formed = {name: extractor.of_files(suite.files(name), form_seed=FORM_SEED) for name in suite.own}
     return Data(native, formed)
 
 
@@ -70,10 +70,10 @@ def runs(
     suite: Suite, data: Data, seeds: int, *, forms: bool
 ) -> Iterator[tuple[str, np.ndarray, Vectors, np.ndarray, np.ndarray, dict[str, Vectors]]]:
     """For each set and seed: its name, test rows, fit features, fit rows, held-out rows, and what is scored."""
-    for own in suite.ids:
+    for own in suite.own:
         source = data.formed[own] if forms else data.native[own]
         for seed in suite.seeds[:seeds]:
-            division = suite.divide(len(source["features.last"] if "features.last" in source else next(iter(source.values()))), seed)
+            division = suite.divide(suite.items(own), seed)
             test = {name: value[torch.from_numpy(division.test)] for name, value in data.native[own].items()}
             asked = {"own": test, **{other: data.native[other] for other in suite.others(own)}}
             yield own, division.test, source, division.fit, division.held_out, asked
@@ -147,7 +147,7 @@ class Weights:
         """Drawn once, seed 0."""
         rng = np.random.default_rng(0)
         counts = {name: len(next(iter(v.values()))) for name, v in data.native.items()}
-        own = {name: metrics.resampled(counts[name], repeats=REPEATS, rng=rng) for name in suite.ids}
+        own = {name: metrics.resampled(counts[name], repeats=REPEATS, rng=rng) for name in suite.own}
         return cls(own, {name: metrics.resampled(count, repeats=REPEATS, rng=rng) for name, count in counts.items()})
 
 
@@ -164,7 +164,7 @@ def pair_tables(row: Row, suite: Suite, weights: Weights) -> tuple[dict[Key, lis
 def summary(row: Row, suite: Suite, weights: Weights, encoder: str) -> tuple[dict[str, object], list[dict[str, object]]]:
     """The row of the summary, and its tidy rows (one a pair)."""
     values, samples = pair_tables(row, suite, weights)
-    kinds = {(own, other): kind for own in suite.ids for other, kind in suite.others(own).items()}
+    kinds = {(own, other): kind for own in suite.own for other, kind in suite.others(own).items()}
     near, far = ([key for key in values if kinds[key] == kind] for kind in ("near", "far"))
     by_seed = np.mean([values[key] for key in near], axis=0)
     low, high = metrics.interval(np.mean([samples[key] for key in near], axis=0))

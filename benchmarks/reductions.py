@@ -97,7 +97,7 @@ def main() -> None:
     steps = plan.preparation(encoder.input.size)
     early, after = halves(steps)
     values: Values = {}
-    for own in suite.ids:
+    for own in suite.own:
         found = features(suite, own, Extractor(encoder, steps, args.jobs), Extractor(encoder, after, args.jobs), early)
         for seed in range(101, 101 + args.seeds):
             measure(values, found, encoder.layers, seed)

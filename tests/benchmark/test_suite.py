@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from offmap.benchmark.suite import Suite, read_suite
+from offmap.benchmark.suite import Item, Suite, read_suite
 from offmap.core.errors import ConfigError
+from offmap.core.types import Source
 
 TEXT = """
 name = "toy"
@@ -50,16 +51,17 @@ def test_files_are_the_first_by_path(suite: Suite) -> None:
 
 
 def test_every_set_that_is_neither_near_nor_ignored_is_far(suite: Suite) -> None:
-    assert suite.ids == ("own",)
+    assert suite.own == ("own",)
     assert suite.others("own") == {"alike": "near", "strange": "far"}
 
 
 def test_a_division_is_disjoint_complete_and_depends_on_the_seed(suite: Suite) -> None:
-    parts = suite.divide(50, 1)
+    items = [Item(Source(Path(str(i)), str(i))) for i in range(50)]
+    parts = suite.divide(items, 1)
     assert [len(parts.fit), len(parts.held_out), len(parts.test)] == [25, 10, 15]
     assert sorted(np.concatenate([parts.fit, parts.held_out, parts.test])) == list(range(50))
     np.testing.assert_array_equal(parts.fit, np.random.default_rng(1).permutation(50)[:25])
-    assert not np.array_equal(parts.fit, suite.divide(50, 2).fit)
+    assert not np.array_equal(parts.fit, suite.divide(items, 2).fit)
 
 
 @pytest.mark.parametrize(
