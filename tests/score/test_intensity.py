@@ -40,7 +40,7 @@ def vectors(images: np.ndarray, bins: int, bands: int) -> np.ndarray:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_it_equals_numpy_and_scikit_learn(channels: int) -> None:
     fit, test = draw(60, 1, channels=channels), draw(20, 2, channels=channels)
-    rows, queries = (vectors(s["image"].numpy(), 16, 5) for s in (fit, test))
+    rows, queries = (vectors(np.broadcast_to(s["image"].numpy(), (len(s["image"]), 3, 20, 20)), 16, 5) for s in (fit, test))
     deviation = rows.std(axis=0, ddof=1)
     deviation = np.maximum(deviation, 0.01 * np.sqrt(np.mean(deviation**2)))
     estimate = LedoitWolf().fit(rows / deviation)
@@ -84,11 +84,21 @@ def test_known_failure_the_same_thing_in_another_place_is_not_seen() -> None:
     assert 0.35 < float((moved[:, None] > usual[None]).double().mean()) < 0.65
 
 
+def test_a_grey_image_scores_alike_with_one_channel_and_with_three() -> None:
+    fitted, grey = Intensity().fit([draw(60, 1)]), draw(10, 2)
+    torch.testing.assert_close(fitted.score(grey), fitted.score({"image": grey["image"].expand(-1, 3, -1, -1)}))
+
+
+def test_colour_is_odd_among_grey_images() -> None:
+    fitted = Intensity().fit([draw(60, 1)])
+    assert float(fitted.score(draw(20, 2, channels=3)).min()) > float(fitted.score(draw(20, 2)).max())
+
+
 def test_one_image_and_other_channels_are_refused() -> None:
     with pytest.raises(SignalError, match="at least two different images"):
         Intensity().fit([draw(1, 0)])
-    with pytest.raises(SignalError, match="must have 1 channels"):
-        Intensity().fit([draw(30, 0)]).score(draw(5, 0, channels=3))
+    with pytest.raises(SignalError, match="must have 3 channels"):
+        Intensity().fit([draw(30, 0)]).score(draw(5, 0, channels=2))
 
 
 @pytest.mark.parametrize("wrong", [{"bins": 1}, {"bands": -1}, {"shrinkage": "no"}])

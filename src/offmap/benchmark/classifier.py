@@ -47,7 +47,12 @@ def codes(labels: Sequence[str]) -> tuple[Int[np.ndarray, " n"], tuple[str, ...]
 
 
 def train_head(
-    features: Float[Tensor, "n d"], labels: Sequence[str], test_features: Float[Tensor, "m d"], test_labels: Sequence[str], *, strength: float = 1.0
+    features: Float[Tensor, "n d"],
+    labels: Sequence[str],
+    test_features: Float[Tensor, "m d"],
+    test_labels: Sequence[str],
+    *,
+    strength: float = 1.0,
 ) -> Head:
     """Multinomial logistic regression with equal weight for each class, on standardised features; its minimum is unique, so no seed.
 

@@ -60,7 +60,8 @@ def auroc_difference(own: Scores, other: Scores, rival_own: Scores, rival_other:
     """
     if len(own) != len(rival_own) or len(other) != len(rival_other):
         raise ConfigError(
-            f"paired methods must score the same images: {len(own)} and {len(rival_own)} in-distribution, {len(other)} and {len(rival_other)} other"
+            f"paired methods must score the same images: {len(own)} and {len(rival_own)} in-distribution, "
+            f"{len(other)} and {len(rival_other)} other"
         )
     one, two = _Placements.of(own, other), _Placements.of(rival_own, rival_other)
     value = one.auroc - two.auroc

@@ -47,6 +47,11 @@ class Encoded:
         found: np.ndarray = where[items]
         return found[found >= 0]
 
+    def items(self, items: Int[np.ndarray, " k"]) -> Int[np.ndarray, " j"]:
+        """Those of some items that were not refused, by position."""
+        there: np.ndarray = self.at[self.rows(items)]
+        return there
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -64,7 +69,7 @@ class Reading:
     folder: Path
     jobs: int = 1
     volumes: bool = False
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default=torch.device("cpu"))
     progress: Progress | None = None
 
     def known(self, name: str, items: Sequence[Item], *, form_seed: int | None = None) -> Encoded | None:
@@ -114,8 +119,16 @@ class Reading:
         return encoded
 
     def _path(self, name: str, items: Sequence[Item], form_seed: int | None) -> Path:
-        files = [(item.name, _stamp(item.source.members or (item.source.path,))) for item in items]
-        what = [1, self.encoder.sha256, self.encoder.config(), sorted(self.needs), self.preparation.to_json(), form_seed, self.volumes, files]
+        what = [
+            1,
+            self.encoder.sha256,
+            self.encoder.config(),
+            sorted(self.needs),
+            self.preparation.to_json(),
+            form_seed,
+            self.volumes,
+            stamp(items),
+        ]
         digest = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:16]
         safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
         return self.folder / f"{safe}{'' if form_seed is None else '.formed'}.{digest}.safetensors"
@@ -173,15 +186,13 @@ def is_vector(name: str) -> bool:
     return name != "image" and not name.startswith("feature_map.") and not (name.startswith("features.") and name.endswith(".last"))
 
 
-def with_alias(vectors: Mapping[str, Tensor], layers: Sequence[str]) -> dict[str, Tensor]:
-    """The vectors with ``features.last``, which is the deepest layer."""
-    deepest = f"features.{layers[-1]}"
-    return {**vectors, "features.last": vectors[deepest]} if deepest in vectors else dict(vectors)
-
-
-def _stamp(paths: Sequence[Path]) -> list[int]:
-    """Sizes and times of files, so that a changed file is read again."""
-    return [value for path in paths for value in ((s := path.stat()).st_size, s.st_mtime_ns)] if all(p.exists() for p in paths) else []
+def stamp(items: Sequence[Item]) -> str:
+    """Digest of the names, sizes and times of files, so that a changed file is read again."""
+    found = []
+    for item in items:
+        paths = [p for p in item.source.members or (item.source.path,) if p.exists()]
+        found.append((item.name, item.label, item.patient, [(p.stat().st_size, p.stat().st_mtime_ns) for p in paths]))
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
 
 def _save(path: Path, encoded: Encoded) -> None:
@@ -207,5 +218,3 @@ def _load(path: Path) -> Encoded:
     at = tensors.pop("at").numpy()
     vectors = {name.removeprefix("v."): value for name, value in tensors.items()}
     return Encoded(at, vectors, tuple(note["digests"]), prints, tuple((a, b) for a, b in note["refused"]))
-
-

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Int
 
 from offmap.core.detector import Detector, Fitted
 from offmap.core.errors import OODError
@@ -110,11 +111,16 @@ class Running:
                 parts.append(found)
         self.peak_mb = float(np.fmax(self.peak_mb, highest()))
 
-    def finish(self, key: str) -> Trial:
-        """The trial, with all scores."""
+    def finish(self, key: str, order: Mapping[str, Int[np.ndarray, " _"]] = MappingProxyType({})) -> Trial:
+        """The trial, with all scores.
+
+        Args:
+            order: of the scores of a set, where they came in another one.
+        """
         state = sum(t.numel() * t.element_size() for t in self.fitted.state.values()) / 1e6
         cost = Cost(self.fit_s, 1e3 * self.seconds / max(1, self.count), self.peak_mb, state)
-        scores = {name: np.concatenate(parts).astype(np.float32) for name, parts in self.scores.items() if parts}
+        joined = {name: np.concatenate(parts).astype(np.float32) for name, parts in self.scores.items() if parts}
+        scores = {name: values[order[name]] if name in order else values for name, values in joined.items()}
         return Trial("ok", scores=scores, cost=cost, key=key)
 
 

@@ -107,7 +107,7 @@ class HubEncoder(Encoder):
             return hidden_of(self._model, pixels, self._head)
 
     def backbone(self) -> nn.Module:
-        """The network from normalised pixels to the last hidden state, ``(N, C, h, w)`` or tokens ``(N, T, C)``; it is the encoder's own."""
+        """The encoder's own network, from normalised pixels to the last hidden state, ``(N, C, h, w)`` or tokens ``(N, T, C)``."""
         return LastHidden(base_of(self._model))
 
     def to(self, device: torch.device | str) -> "HubEncoder":

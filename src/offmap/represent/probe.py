@@ -77,5 +77,7 @@ def probed(
 
 def _backbone(encoder: Encoder) -> nn.Module:
     if not isinstance(encoder, Backboned):
-        raise ConfigError(f"{encoder.name} has no backbone for a head: use builtin or hub:NAME_OR_DIR, or a classifier with a head of its own")
+        raise ConfigError(
+            f"{encoder.name} has no backbone for a head: use builtin or hub:NAME_OR_DIR, or a classifier with a head of its own"
+        )
     return encoder.backbone()

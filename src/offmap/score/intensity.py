@@ -19,15 +19,19 @@ DARKEST = 1e-8
 """Least power whose logarithm is taken, in squared units of the pixels (which lie in [0, 1])."""
 
 
+COLOUR = 3
+"""Channels of every image; a grey one counts as red, green and blue alike, whether it comes with one channel or three."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Intensity(Detector):
     """Squared Mahalanobis distance of an image's histogram and power spectrum to those of in-distribution images.
 
-    For each channel: square roots of the shares of ``bins`` equal bins over [0, 1], and the log mean power in ``bands`` rings of
+    For red, green and blue (alike in a grey image): square roots of the shares of ``bins`` equal bins over [0, 1], and the log mean power in ``bands`` rings of
     spatial frequency up to 0.5 cycles a pixel. Each number is standardised, the covariance shrunk. The distance is in squared
     standard deviations, >= 0. The project's own; what a method over features is worth, it must show against this.
 
-    Fitting costs ``N (S log S + D^2)`` for S pixels and ``D = C (bins + bands)``, scoring ``S log S + D^2 / 2`` an image; the state is
+    Fitting costs ``N (S log S + D^2)`` for S pixels and ``D = 3 (bins + bands)``, scoring ``S log S + D^2 / 2`` an image; the state is
     ``D^2 + D`` numbers.
 
     Fails when the grey values and textures are usual and only what they show is odd, such as an organ in another place.
@@ -65,10 +69,7 @@ class Intensity(Detector):
     def raw_score(self, state: State, signals: Signals) -> Float[Tensor, " n"]:
         vectors = self._vectors(signals)
         if vectors.shape[1] != len(state["mean"]):
-            fitted = len(state["mean"]) // (self.bins + self.bands)
-            raise SignalError(
-                f"intensity: image of shape {tuple(signals['image'].shape)} must have {fitted} channels, as when it was fitted"
-            )
+            raise SignalError(f"intensity: image of shape {tuple(signals['image'].shape)} must have {COLOUR} channels or one")
         return Whitener(state["mean"], state["factor"]).squared(vectors)
 
     def _vectors(self, signals: Signals) -> Float64[Tensor, "n d"]:
@@ -78,6 +79,7 @@ class Intensity(Detector):
         parts = [histogram(images, self.bins).sqrt()]
         if self.bands:
             parts.append(ring_power(images.double(), self.bands).clamp_min(DARKEST).log())
+        parts = [part.expand(-1, COLOUR, -1) if part.shape[1] == 1 else part for part in parts]
         return torch.cat([part.flatten(1) for part in parts], dim=1)
 
 

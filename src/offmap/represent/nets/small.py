@@ -115,4 +115,5 @@ class Deepest(nn.Module):
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d i j"]:
         """The map after the last stage."""
-        return self.net(x)[self.net.taps[-1]]
+        deepest: Tensor = self.net(x)[self.net.taps[-1]]
+        return deepest

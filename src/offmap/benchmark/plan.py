@@ -1,0 +1,105 @@
+"""What a benchmark runs: which methods, what each reads, and why some cannot run."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from offmap.core import registry
+from offmap.core.component import nearest
+from offmap.core.detector import Detector, missing
+from offmap.core.encoder import Encoder
+from offmap.core.errors import ConfigError
+from offmap.represent.layers import wanted
+
+BASELINE = "intensity"
+"""Always a row: what a method over features is worth, it must show against grey values and spectrum alone."""
+
+HEAD = frozenset({"logits", "head.weight", "head.bias", "features.penultimate"})
+"""Signals that follow from pooled features and a head, without another pass."""
+
+Reads = Literal["vectors", "large", "passes"]
+"""``vectors``: kept for all images; ``large``: maps and images, handed on batch by batch; ``passes``: more passes through a classifier."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A detector of the benchmark.
+
+    Args:
+        name: of its row.
+        detector: with its parameters.
+        reads: how its signals come.
+        lacking: why it cannot run at all; empty when it can.
+    """
+
+    name: str
+    detector: Detector
+    reads: Reads
+    lacking: str = ""
+
+    @property
+    def score_needs(self) -> frozenset[str]:
+        """Signals for scoring."""
+        return self.detector.needs
+
+    def fit_names(self, provides: Iterable[str]) -> frozenset[str]:
+        """Signals for fitting, with those that it uses where they are there."""
+        provided = tuple(provides)
+        uses = {u for u in self.detector.fit_uses if not u.startswith("feature_map") and not missing([u], provided)}
+        return self.detector.needs | self.detector.fit_needs | uses
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether fitting reads labels where there are some."""
+        return "label" in self.detector.fit_needs | self.detector.fit_uses
+
+
+def choose(asked: Sequence[str], encoder: Encoder) -> tuple[Method, ...]:
+    """The methods asked for, or all; the intensity baseline is always among them.
+
+    Args:
+        asked: names of detectors; empty = all.
+        encoder: that gives the signals.
+
+    Raises:
+        ConfigError: an unknown name, with the nearest one.
+    """
+    known = registry.load_all("score", Detector)
+    for name in asked:
+        if name not in known:
+            raise ConfigError(f"there is no method {name!r}{nearest(name, list(known))}. `offmap methods` lists all")
+    names = list(dict.fromkeys([*asked, BASELINE])) if asked else list(known)
+    return tuple(_method(name, known[name](), encoder) for name in names)
+
+
+def _method(name: str, detector: Detector, encoder: Encoder) -> Method:
+    needs = (detector.needs | detector.fit_needs) - {"label"}
+    lacking = missing(needs, encoder.provides)
+    reason = f"needs {', '.join(lacking)}, which {encoder.name} does not give" if lacking else ""
+    if HEAD & set(lacking):
+        reason += ": give a classifier with --encoder, or a suite with labels"
+    large = any(n == "image" or n.startswith("feature_map") for n in detector.needs)
+    vectors = all(n.startswith(("features.", "proxy_features.", "image_embedding", "text.")) or n in HEAD for n in needs)
+    return Method(name, detector, "large" if large else "vectors" if vectors else "passes", reason)
+
+
+def needs_of(methods: Iterable[Method], provides: frozenset[str], *, fit: bool) -> tuple[frozenset[str], frozenset[str]]:
+    """Vector signals and large signals that runnable methods read, of those that the encoder gives.
+
+    Args:
+        fit: for fitting as well, or for scoring only.
+    """
+    asked: set[str] = set()
+    for method in methods:
+        if not method.lacking and method.reads != "passes":
+            asked |= method.fit_names(provides) if fit else method.score_needs
+    asked -= {"label"}
+    given = {n for n in asked if not missing([n], provides)}
+    large = {n for n in given if n == "image" or n.startswith("feature_map")}
+    return frozenset(given - large), frozenset(large)
+
+
+def names_for(method: Method, there: Mapping[str, object], layers: Sequence[str], *, fit: bool) -> frozenset[str]:
+    """Names of the signals that a method gets, of those that are there; ``features.*`` reaches the encoder's layers only."""
+    asked = method.fit_names(there) if fit else method.score_needs
+    return wanted(asked, there, layers)
