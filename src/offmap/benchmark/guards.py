@@ -191,8 +191,10 @@ class ToldApart:
 
     @property
     def best(self) -> str:
-        """The statistic that separates best; empty where none was tried."""
-        return next(iter(self.alone), "")
+        """The statistic that separates best, one that does not follow from what images show before all others where it reaches
+        ``THRESHOLD``; empty where none was tried."""
+        plain = (name for name, value in self.alone.items() if name not in CONTENT and value >= THRESHOLD)
+        return next(plain, next(iter(self.alone), ""))
 
     @property
     def warns(self) -> bool:
@@ -241,10 +243,15 @@ def told_apart(own: FileStatistics, other: FileStatistics) -> ToldApart:
 
 
 def _columns(own: FileStatistics, other: FileStatistics) -> dict[str, Float64[np.ndarray, " n"]]:
-    """Columns that are not the same everywhere; what a format does not have is -1, words are numbered."""
+    """Columns that are not the same everywhere; what a format does not have is -1, words are numbered.
+
+    A grey JPEG has no chroma, and gets the subsampling of the first colour one: that it is grey is a column of its own.
+    """
     found: dict[str, np.ndarray] = {}
     for name in NUMBERS:
-        found[name] = np.nan_to_num(np.concatenate([own.column(name), other.column(name)]), nan=-1.0)
+        values = np.concatenate([own.column(name), other.column(name)])
+        missing = values[np.isfinite(values)][:1] if name == "jpeg_subsampling" else np.array([-1.0])
+        found[name] = np.where(np.isnan(values), missing if len(missing) else -1.0, values)
     for name in own.texts:
         words = [*own.texts[name], *other.texts[name]]
         found[name] = np.unique(words, return_inverse=True)[1].astype(np.float64)
