@@ -126,9 +126,7 @@ class Bench:
         reading = setup.reading(vectors | self._head_needs())
         everything = dict.fromkeys([*setup.own, *(name for own in setup.own for name in setup.others(own))])
         order: dict[str, list[int]] = {}
-        for name in everything:
-            if setup.suite.corruption(name) is not None:
-                continue
+        for name in (n for n in everything if setup.suite.corruption(n) is None):
             listeners = {key: run for key, run in running.items() if name == key[0] or name in setup.others(key[0])}
             found = None if listeners else reading.known(name, setup.suite.items(name))
             if found is None:
@@ -139,8 +137,8 @@ class Bench:
         for (own, seed, name), run in running.items():
             if (own, seed, name) not in self.trials:
                 method = self._method(name)
-                found = run.finish(setup.key(own, seed, method), {s: np.argsort(at, kind="stable") for s, at in order.items()})
-                self._keep(own, seed, method, found)
+                ranks = {s: np.argsort(at, kind="stable") for s, at in order.items()}
+                self._keep(own, seed, method, run.finish(setup.key(own, seed, method), ranks))
 
     # methods that read vectors ------------------------------------------------------------------------------------------
 
@@ -171,7 +169,7 @@ class Bench:
         setup, key = self.setup, self.setup.key(own.name, seed, method)
         head = self.heads.get((own.name, seed))
         reads_head = bool(HEAD & (method.detector.needs | method.detector.fit_needs))
-        if setup.trained and reads_head and head is None:
+        if setup.base is not None and reads_head and head is None:
             return Trial("not_run", f"set {own.name} has no labels, so that no classifier was trained on it", key=key)
         try:
             run = fit(method.detector, *self._fit_parts(own, seed, method, head), seed=seed)

@@ -27,7 +27,8 @@ class Setup:
 
     Args:
         out: folder of the results; signals and trials of an earlier run in it are used again.
-        encoder: of all methods; with labels a classifier whose head is trained for each division.
+        encoder: of all methods.
+        base: where a classifier is trained on the suite's labels: the encoder under its head, which in ``encoder`` is a placeholder.
         recipe: preparation and file forms.
         methods: rows of the table.
         seeds: one division of each in-distribution set a seed.
@@ -40,6 +41,7 @@ class Setup:
     recipe: Recipe
     methods: tuple[Method, ...]
     seeds: tuple[int, ...]
+    base: Encoder | None = None
     jobs: int = 1
     device: torch.device = field(default=torch.device("cpu"))
     progress: Progress | None = None
@@ -52,12 +54,8 @@ class Setup:
     @cached_property
     def heads(self) -> frozenset[str]:
         """In-distribution sets on whose labels a classifier is trained."""
-        return frozenset(name for name in self.own if self.suite.in_distribution(name).labels) if self.trained else frozenset()
-
-    @property
-    def trained(self) -> bool:
-        """Whether the encoder's head is a placeholder for those that are trained."""
-        return self.encoder.name.endswith("+head")
+        labelled = (name for name in self.own if self.suite.in_distribution(name).labels)
+        return frozenset(labelled) if self.base is not None else frozenset()
 
     @cached_property
     def form_seed(self) -> int | None:
@@ -84,20 +82,17 @@ class Setup:
 
     def key(self, own: str, seed: int, method: Method) -> str:
         """What the scores of a trial depend on."""
-        text = json.dumps([settings(method.detector), seed, self._base(own)], sort_keys=True, default=str)
+        text = json.dumps([settings(method.detector), seed, self._bases[own]], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def known(self, own: str, seed: int, method: Method) -> Trial | None:
-        """A trial of an earlier run with the same key."""
+        """A trial of an earlier run with the same key; one that failed is tried again."""
         trial = Trial.load(self.path(own, seed, method))
-        return trial if trial is not None and trial.key == self.key(own, seed, method) else None
+        return trial if trial is not None and trial.status == "ok" and trial.key == self.key(own, seed, method) else None
 
     def pending(self, own: str, method: Method) -> tuple[int, ...]:
         """Seeds for which a method has still to be run."""
         return () if method.lacking else tuple(seed for seed in self.seeds if self.known(own, seed, method) is None)
-
-    def _base(self, own: str) -> str:
-        return self._bases[own]
 
     @cached_property
     def _bases(self) -> dict[str, str]:

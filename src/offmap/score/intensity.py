@@ -27,9 +27,10 @@ COLOUR = 3
 class Intensity(Detector):
     """Squared Mahalanobis distance of an image's histogram and power spectrum to those of in-distribution images.
 
-    For red, green and blue (alike in a grey image): square roots of the shares of ``bins`` equal bins over [0, 1], and the log mean power in ``bands`` rings of
-    spatial frequency up to 0.5 cycles a pixel. Each number is standardised, the covariance shrunk. The distance is in squared
-    standard deviations, >= 0. The project's own; what a method over features is worth, it must show against this.
+    For red, green and blue (alike in a grey image): square roots of the shares of ``bins`` equal bins over [0, 1], and the log mean
+    power in ``bands`` rings of spatial frequency up to 0.5 cycles a pixel. Each number is standardised, the covariance shrunk.
+    The distance is in squared standard deviations, >= 0. The project's own; what a method over features is worth, it must show
+    against this.
 
     Fitting costs ``N (S log S + D^2)`` for S pixels and ``D = 3 (bins + bands)``, scoring ``S log S + D^2 / 2`` an image; the state is
     ``D^2 + D`` numbers.
