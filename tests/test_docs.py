@@ -1,5 +1,6 @@
 """The documents say what is there."""
 
+import inspect
 import re
 import shlex
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 from offmap.cli import app
 from offmap.core import registry
+from offmap.core.detector import Detector
 from offmap.core.types import REASONS
 from offmap.report.row import FIXED
 
@@ -51,6 +53,13 @@ def test_every_command_is_in_the_reference() -> None:
 def test_every_detector_has_a_page() -> None:
     pages = {p.stem for p in (ROOT / "docs" / "methods").glob("*.md")} - {"README"}
     assert pages == set(registry.names("score"))
+
+
+@pytest.mark.parametrize("name", registry.names("score"))
+def test_a_detector_says_what_it_costs_and_when_it_fails(name: str) -> None:
+    paragraphs = (inspect.getdoc(registry.load("score", name, Detector)) or "").partition("Args:")[0].split("\n\n")
+    assert any(p.startswith("Fails ") for p in paragraphs), f"{name}: no paragraph of its docstring begins with 'Fails'"
+    assert any(re.search(r"\b(state (is|as)|costs?)\b", p, re.IGNORECASE) for p in paragraphs), f"{name}: cost and state are not told"
 
 
 def test_every_column_and_reason_is_described() -> None:
