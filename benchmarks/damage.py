@@ -13,14 +13,16 @@ from offmap.core.types import Image, Source
 from offmap.prepare.preparation import Preparation
 from offmap.read.load import load
 from offmap.simulate.anomalies import ANOMALIES
-from offmap.simulate.corruptions import CORRUPTIONS, corrupt
+from offmap.simulate.corruptions import corrupt
 from offmap.simulate.lesions import LesionRanges, plant_lesion
 
 FAINT = LesionRanges(radius=(0.03, 0.08), contrast=(0.06, 0.2))
 LESIONS = {"lesion_faint": FAINT, "lesion": LesionRanges()}
 LOCAL = (*LESIONS, *ANOMALIES)
 SEVERITIES = (1, 3)
-GLOBAL = tuple(f"{name}.{severity}" for name, c in CORRUPTIONS.items() if not c.monai for severity in SEVERITIES)
+WHOLE = ("noise", "rician_noise", "blur", "motion", "contrast", "gamma", "bias_field", "downsampling", "jpeg", "stripes")
+"""Corruptions on which the default was chosen; later ones are left out, so that its table stays as it was."""
+GLOBAL = tuple(f"{name}.{severity}" for name in WHOLE for severity in SEVERITIES)
 EARLY = ("window", "crop")
 """Steps before the damage; those that change the size of the image come after it, as they would with a damaged file."""
 

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from offmap.calibrate.robust import centre_and_spread, finite
 from offmap.core.component import Component
 from offmap.core.errors import BundleError, ConfigError, SignalError
+from offmap.core.robust import centre_and_spread, finite
 
 
 @dataclass(frozen=True)

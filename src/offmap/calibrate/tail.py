@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from offmap.calibrate.robust import finite
 from offmap.core.component import Component
 from offmap.core.errors import BundleError, ConfigError, SignalError
+from offmap.core.robust import finite
 
 MAX_BITS = 60.0
 """No extrapolated surprise is larger."""

@@ -30,12 +30,21 @@ def card(gate: "Gate") -> dict[str, Any]:
             {"name": name, "method": d.method(), "params": d.params(), "reference": type(d).reference, "passes": d.passes}
             for name, d in gate.recipe.parts.items()
         ],
+        **({"evidence": evidence(gate)} if gate.recipe.evidence else {}),
         "calibration": calibration(gate),
         "scored_share": data["scored_share"],
         "map": next(iter(gate.scorer.maps), None),
         "limits": limits(gate),
         "warnings": gate.facts["warnings"],
     }
+
+
+def evidence(gate: "Gate") -> dict[str, Any]:
+    """Why these detectors, and whether that was found out on the very images of this gate."""
+    found = dict(gate.recipe.evidence)
+    if "data_digest" in found:
+        found["same_images"] = found["data_digest"] == gate.facts["data"]["digest"]
+    return found
 
 
 def calibration(gate: "Gate") -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from offmap.decide.verdict import Thresholds
 from offmap.prepare.preparation import Preparation, Step
 
 STANDARD = "standard"
-_STAGES = ("encoder", "prepare", "forms", "score", "calibrate", "decide")
+_STAGES = ("encoder", "prepare", "forms", "score", "calibrate", "decide", "evidence")
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ class Recipe:
     Args:
         prepare: tables of steps in order; the word ``encoder`` as a size stands for the encoder's input.
         parts: detectors by their name in the recipe.
+        evidence: why these detectors, as `offmap recommend` found it; kept in the gate and changes nothing.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Recipe:
     parts: Mapping[str, Detector]
     calibrate: Division
     decide: Thresholds
+    evidence: Mapping[str, Any] = field(default_factory=dict)
 
     def preparation(self, size: int) -> Preparation:
         """The steps for an encoder whose input is ``size`` pixels wide.
@@ -106,6 +108,7 @@ class Recipe:
             "score": {name: {"method": d.method(), **d.params()} for name, d in self.parts.items()},
             "calibrate": self.calibrate.params(),
             "decide": self.decide.params(),
+            **({"evidence": dict(self.evidence)} if self.evidence else {}),
         }
 
 
@@ -203,7 +206,21 @@ def _build(name: str, tables: Mapping[str, Any]) -> Recipe:
         parts=_parts(name, tables.get("score", {})),
         calibrate=Division.from_params(tables.get("calibrate", {}), where="calibrate"),
         decide=Thresholds.from_params(tables.get("decide", {}), where="decide"),
+        evidence=_evidence(tables.get("evidence", {})),
     )
+
+
+def _evidence(table: Any) -> dict[str, Any]:
+    """Short words, numbers and lists of them, as they go into the manifest."""
+    if not isinstance(table, Mapping):
+        raise ConfigError("[evidence] must be a table")
+    for key, value in table.items():
+        plain = all(
+            isinstance(v, (str, int, float)) and len(str(v)) <= 500 for v in (value if isinstance(value, list | tuple) else [value])
+        )
+        if not (plain and re.fullmatch(r"[a-z0-9_]{1,40}", str(key))):
+            raise ConfigError(f"[evidence] {key} must be a word, a number or a list of these (a date in quotes), of at most 500 characters")
+    return {key: list(value) if isinstance(value, list | tuple) else value for key, value in table.items()}
 
 
 def _steps(tables: Mapping[str, Mapping[str, Any]]) -> tuple[tuple[str, Mapping[str, Any]], ...]:

@@ -92,6 +92,10 @@ class Stream:
         work = self._work(None)
         yield from self._batches(((_NOWHERE, work.finish(image)) for image in images), None)
 
+    def over_messages(self, messages: Iterable[tuple[Source, Message]]) -> Iterator[Batch]:
+        """The same for images that were prepared elsewhere, each with the source it came from; nothing is cached."""
+        yield from self._batches(_ahead(messages, _PREFETCH), None)
+
     def _work(self, cache: Any) -> Work:
         return Work(
             steps=self.preparation.to_json(),

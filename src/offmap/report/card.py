@@ -51,6 +51,7 @@ def sections(card: Mapping[str, Any]) -> list[Section]:
         ("Preparation of every image", _sentences(card, "prepare", "Step")),
         ("Encoder", _encoder(_mapping(card, "encoder"))),
         *((f"Detector {d.get('name') or d.get('method') or i}", _detector(d)) for i, d in enumerate(_mappings(card, "detectors"), 1)),
+        ("Evidence for the choice of detector", _rest(_mapping(card, "evidence"), set())),
         ("Calibration", _calibration(_mapping(card, "calibration"))),
         ("Limits", _sentences(card, "limits", "Limit")),
         ("Warnings", _sentences(card, "warnings", "Warning")),
@@ -85,8 +86,8 @@ def text(card: Mapping[str, Any], *, width: int = 100) -> str:
 
 
 _KNOWN = frozenset(
-    ("id", "created", "version", "recipe", "data", "prepare", "encoder", "detectors", "calibration", "limits", "warnings", "scored_share")
-)
+    ("id", "created", "version", "recipe", "data", "prepare", "encoder", "detectors", "evidence", "calibration", "limits", "warnings")
+) | {"scored_share"}
 
 
 def _gate(card: Mapping[str, Any]) -> list[Entry]:

@@ -4,9 +4,7 @@ The page carries its style, its script and its first pictures; a Content-Securit
 and script lets nothing else run or load. Everything that comes from files (names, columns, the card) is escaped.
 """
 
-import base64
 import contextlib
-import hashlib
 import heapq
 import re
 import secrets
@@ -16,14 +14,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from offmap import __version__
 from offmap.core.errors import ConfigError
@@ -31,6 +26,7 @@ from offmap.report import card as cards
 from offmap.report import view
 from offmap.report.histogram import Histogram, draw
 from offmap.report.row import Row
+from offmap.report.templating import GENERATOR, environment, policy
 from offmap.report.thumbnail import PIXELATED, Pixels, data_uri, encode
 from offmap.report.words import VERDICTS, middle, printable
 
@@ -41,7 +37,6 @@ SHOWN = 2000
 REFUSED = 500
 """Items that were not assessed and are listed by name."""
 
-_GENERATOR = b'<meta name="generator" content="offmap'
 _OURS = re.compile(r"\d{6,}-(image|map|near\d+)\.(jpg|png)")
 
 
@@ -161,7 +156,7 @@ class Page:
         context = {
             "title": self._title,
             "version": __version__,
-            "csp": _policy(),
+            "csp": policy(styles=("page.css",), scripts=("page.js",)),
             "made": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
             "gate": {key: str(self._card[key]) for key in ("id", "created", "recipe") if self._card.get(key)},
             "verdicts": [(code, name, self._verdicts[code]) for code, name in VERDICTS.items()],
@@ -181,7 +176,7 @@ class Page:
             "warnings": cards.listed(self._card, "warnings"),
             "table": self._table,
         }
-        yield from _environment().get_template("page.html.j2").generate(context)
+        yield from environment().get_template("page.html.j2").generate(context)
 
     def _cases(self) -> Iterator[view.Case]:
         left = self._inline
@@ -263,35 +258,8 @@ def _refuse_foreign(folder: Path) -> None:
     page, images = folder / "index.html", folder / "images"
     if page.exists():
         with page.open("rb") as file:
-            ours = _GENERATOR in file.read(4096)
+            ours = GENERATOR in file.read(4096)
         if not ours:
             raise ConfigError(f"{str(page)!r} was not written by offmap and would be replaced; choose another folder")
     if images.exists() and not (images.is_dir() and all(_OURS.fullmatch(p.name) for p in images.iterdir())):
         raise ConfigError(f"{str(images)!r} holds files that offmap did not write; choose another folder for the report")
-
-
-@cache
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("offmap.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_visible,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def _visible(value: Any) -> Any:
-    """Applied to everything that is put into the page."""
-    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-@cache
-def _policy() -> str:
-    def digest(name: str) -> str:
-        text = _environment().get_template(name).render()
-        return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii") + "'"
-
-    sources = f"style-src {digest('page.css')}; script-src {digest('page.js')}; img-src data: 'self'"
-    return f"default-src 'none'; {sources}; base-uri 'none'; form-action 'none'"

@@ -17,6 +17,7 @@ from PIL import Image as Pillow
 
 from offmap.core.component import nearest
 from offmap.core.errors import ConfigError, NotAvailableError, SignalError
+from offmap.simulate import artefacts
 from offmap.simulate.texture import smooth_field
 
 Pixels = Float[np.ndarray, "c h w"]
@@ -32,6 +33,7 @@ class Corruption:
         levels: strength at severity 1 to 5.
         apply: ``(pixels, level, rng) -> pixels``, float64 ``(C, H, W)``, clipped afterwards.
         monai: whether it needs MONAI.
+        colour: whether it needs three channels.
     """
 
     cause: str
@@ -39,6 +41,7 @@ class Corruption:
     levels: tuple[float, float, float, float, float]
     apply: Callable[[Pixels, float, np.random.Generator], Pixels]
     monai: bool = False
+    colour: bool = False
 
 
 def corrupt(pixels: Float[np.ndarray, "c h w"], name: str, *, severity: int, seed: int) -> Float32[np.ndarray, "c h w"]:
@@ -51,7 +54,7 @@ def corrupt(pixels: Float[np.ndarray, "c h w"], name: str, *, severity: int, see
         seed: the same seed gives the same damage.
 
     Raises:
-        ConfigError: unknown name or severity.
+        ConfigError: unknown name or severity, or a grey image for a damage of colour.
         SignalError: pixels outside [0, 1] or not finite.
         NotAvailableError: MONAI is needed and not installed.
     """
@@ -63,6 +66,8 @@ def corrupt(pixels: Float[np.ndarray, "c h w"], name: str, *, severity: int, see
     if not (low >= 0 and high <= 1):
         raise SignalError(f"{name}: pixels of shape {pixels.shape} run from {low:g} to {high:g}; prepared images in [0, 1] are expected")
     corruption = CORRUPTIONS[name]
+    if corruption.colour and len(pixels) != 3:
+        raise ConfigError(f"{name} changes colours; pixels of shape {pixels.shape} are grey, (3, H, W) is needed")
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     damaged = corruption.apply(pixels.astype(np.float64), corruption.levels[severity - 1], rng)
     return np.asarray(np.clip(damaged, 0.0, 1.0), dtype=np.float32)
@@ -171,6 +176,11 @@ CORRUPTIONS: Mapping[str, Corruption] = MappingProxyType(
         "stripes": Corruption("detector", "standard deviation of a row's gain", (0.02, 0.04, 0.07, 0.11, 0.16), _stripes),
         "spike": Corruption("k-space artefact", "amplitude of the wave", (0.03, 0.06, 0.1, 0.15, 0.22), _spike, monai=True),
         "gibbs": Corruption("k-space artefact", "share of k-space cut off", (0.4, 0.5, 0.6, 0.7, 0.8), _gibbs, monai=True),
+        "ghosting": Corruption("motion", "amplitude of the lines' pulsation", (0.08, 0.16, 0.28, 0.42, 0.6), artefacts.ghosting),
+        "crop": Corruption("field of view", "share of each side lost", (0.04, 0.08, 0.13, 0.19, 0.26), artefacts.crop),
+        "rotation": Corruption("position", "degrees", (2.0, 4.0, 8.0, 15.0, 30.0), artefacts.rotation),
+        "stain_shift": Corruption("stain", "share of a stain", (0.06, 0.12, 0.2, 0.3, 0.42), artefacts.stain_shift, colour=True),
+        "overlay": Corruption("burnt-in marks", "number of marks", (1.0, 2.0, 3.0, 4.0, 5.0), artefacts.overlay),
     }
 )
 """All corruptions by name."""
