@@ -81,6 +81,13 @@ def test_a_network_without_dropout_does_not_offer_it() -> None:
     assert "mc_dropout.logits" in encoder(tiny()).provides
 
 
+def test_another_rate_is_another_network() -> None:
+    net = tiny()
+    before = encoder(net).sha256
+    net.drop.p = 0.2
+    assert encoder(net).sha256 != before
+
+
 class Wrapped(nn.Module):
     """A network with a further dropout part, run in some way."""
 

@@ -18,6 +18,7 @@ from offmap.represent.further import asked, further, provided
 from offmap.represent.headed import PENULTIMATE, Family, Headed, Run
 from offmap.represent.layers import chosen, joined, map_signals, normalise, spatial_stats, wanted
 from offmap.represent.program import open_program
+from offmap.represent.stochastic import dropouts
 from offmap.represent.trace import Trace, evaluating, find_head, stages, watched
 
 CHUNK, GRADIENT_CHUNK = 32, 8
@@ -45,7 +46,7 @@ class ClassifierEncoder(Encoder):
         head: dotted name of the linear layer that gives the logits; found when None.
         spec: what the module was trained to see. When None: 224 pixels, the channels of its first convolution,
             mean and deviation of ImageNet for three channels and 0.5 for one.
-        sha256: digest to record; that of the weights and the tree of parts when empty.
+        sha256: digest to record; that of the weights and the tree of parts, with their dropout rates, when empty.
 
     Raises:
         ConfigError: unknown layer or head, an output that is no tensor, a module that is not deterministic or cannot take the input.
@@ -237,7 +238,8 @@ def _on(module: nn.Module, device: torch.device) -> nn.Module:
 
 
 def _tree(module: nn.Module) -> str:
-    return "\n".join(f"{name} {type(part).__name__}" for name, part in module.named_modules())
+    rates = {name: f" p={part.p}" for name, part in dropouts(module)}
+    return "\n".join(f"{name} {type(part).__name__}{rates.get(name, '')}" for name, part in module.named_modules())
 
 
 def default_input(module: nn.Module) -> Input:
