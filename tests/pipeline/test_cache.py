@@ -16,6 +16,7 @@ from offmap.pipeline.gate import Gate
 def test_round_trip(tmp_path: Path) -> None:
     cache = FeatureCache(tmp_path / "a" / "f.sqlite")
     vectors = {"features.a": np.arange(3, dtype=np.float32), "features.b": np.ones(2, dtype=np.float32)}
+    vectors["mc_dropout.logits:passes=4"] = np.arange(12, dtype=np.float32).reshape(4, 3)
     assert not cache.has("x")
     cache.put([("x", {"bits": 8}, vectors)])
     header, back = cache.get("x") or ({}, {})

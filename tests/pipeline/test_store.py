@@ -53,3 +53,19 @@ def test_a_signal_that_was_not_kept_is_named() -> None:
         store.append(batch(0, 2))
         with pytest.raises(ConfigError, match="logits were not kept"):
             store.batches(np.array([0]), {"logits"}, device=CPU)
+
+
+def test_logits_of_several_passes_are_kept_for_all_rows_and_are_no_maps() -> None:
+    name = "mc_dropout.logits:passes=6"
+    with SignalStore(map_rows=2, map_bytes=1_000) as store:
+        for start in (0, 40):
+            store.append(
+                {name: torch.arange(start, start + 40.0)[:, None, None] * torch.ones(1, 6, 3), "feature_map.a": torch.ones(40, 2, 5)}
+            )
+        (found,) = list(store.batches(np.array([77, 3]), {name}, device=CPU))
+        assert found[name].shape == (2, 6, 3)
+        assert found[name][:, 5, 2].tolist() == [77, 3]
+        assert store.has_map(np.arange(80)).tolist() == [0, 1]
+        assert "feature_map.last" in next(iter(store.batches(np.array([0]), {"feature_map.last"}, device=CPU)))
+        with pytest.raises(ConfigError, match=r"mc_dropout\.logits:passes=7 were not kept"):
+            store.batches(np.array([0]), {"mc_dropout.logits:passes=7"}, device=CPU)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from offmap.core.component import Component
 from offmap.core.errors import ConfigError, SignalError
+from offmap.core.signals import base_of
 from offmap.core.types import STATIC, Signals
 
 State = Mapping[str, Tensor]
@@ -154,10 +155,15 @@ def select(signals: Signals, pattern: str) -> dict[str, Tensor]:
     return {k: v for k, v in signals.items() if fnmatchcase(k, pattern) and not k.endswith(".last")}
 
 
-def missing(needs: Iterable[str], provides: Iterable[str]) -> tuple[str, ...]:
-    """Those of ``needs`` that nothing in ``provides`` answers."""
+def missing(needs: Iterable[str], provides: Iterable[str], *, exact: bool = False) -> tuple[str, ...]:
+    """Those of ``needs`` that nothing in ``provides`` answers.
+
+    Args:
+        exact: ``provides`` are the signals of a batch, where a name with settings must stand as it is; what an encoder
+            provides answers it by the base name.
+    """
     have = tuple(provides)
-    return tuple(sorted(n for n in needs if not any(fnmatchcase(h, n) for h in have)))
+    return tuple(sorted(n for n in needs if not any(fnmatchcase(h, n) for h in have) and (exact or base_of(n) not in have)))
 
 
 def check(signals: Signals, needs: Iterable[str], who: str, first_row: int = 0, *, uses: Iterable[str] = ()) -> None:
@@ -171,7 +177,7 @@ def check(signals: Signals, needs: Iterable[str], who: str, first_row: int = 0, 
         SignalError: naming the signal, its shape and the rows.
     """
     needs = tuple(needs)
-    lacking = missing(needs, signals)
+    lacking = missing(needs, signals, exact=True)
     if lacking:
         raise SignalError(f"{who} needs the signals {', '.join(lacking)}; the batch has {', '.join(sorted(signals)) or 'none'}")
     n = rows(signals)

@@ -55,6 +55,14 @@ class Encoder(ABC):
             needs: names or patterns (``features.*``) to give; others may be left out.
         """
 
+    def ready(self, needs: frozenset[str]) -> None:
+        """Refuse signals that ``provides`` names but that this network cannot give; called before any file is read.
+
+        Raises:
+            ConfigError: saying why, and the way out.
+        """
+        return
+
     @abstractmethod
     def to(self, device: torch.device | str) -> "Encoder":
         """The same encoder on another device."""

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 else:
     Signals = Mapping
 """Named tensors of one batch: ``image (N,C,*S)``, ``features.<layer> (N,D)``, ``feature_map.<layer> (N,C,*s)``,
-``logits (N,K)``, ``label (N,)``; static (no batch axis): ``head.weight (K,D)``, ``head.bias (K,)``."""
+``logits (N,K)``, ``label (N,)``; static (no batch axis): ``head.weight (K,D)``, ``head.bias (K,)``. Those of further passes have
+their settings in the name, ``odin.logits:epsilon=0.0014,temperature=1000 (N,K)``, ``mc_dropout.logits:passes=30 (N,S,K)``."""
 
 Status = Literal["ok", "not_assessed"]
 Verdict = Literal["accept", "review", "reject", "not_assessed"]

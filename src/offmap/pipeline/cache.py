@@ -1,10 +1,12 @@
 """Feature cache by content: an image that was encoded once, with the same weights and steps, is not encoded again.
 
-One SQLite file per (weights, steps); a row per image: digest, header, vectors. No pixels, no names, no patient data.
+One SQLite file per (weights, steps, signals); a row per image: digest, header, vectors, each with its shape (logits of several
+passes are ``(S, K)``). No pixels, no names, no patient data.
 """
 
 import hashlib
 import json
+import math
 import os
 import sqlite3
 import sys
@@ -14,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+FORMAT = 2
+"""Of the rows; another format lies in other files."""
 
 LIMIT_BYTES = 2 * 1024**3
 
@@ -33,7 +38,7 @@ def location(*fingerprint: Any) -> Path:
     Args:
         fingerprint: JSON values that together decide the features.
     """
-    name = hashlib.sha256(json.dumps(fingerprint, sort_keys=True, default=str).encode()).hexdigest()[:24]
+    name = hashlib.sha256(json.dumps((FORMAT, *fingerprint), sort_keys=True, default=str).encode()).hexdigest()[:24]
     return root() / "features" / f"{name}.sqlite"
 
 
@@ -52,14 +57,15 @@ class FeatureCache:
         return bool(self._query("SELECT 1 FROM features WHERE digest = ?", (digest,)))
 
     def get(self, digest: str) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
-        """Header and vectors ``(D,)`` of one image, or None."""
+        """Header and vectors ``(D,)`` or ``(S, K)`` of one image, or None."""
         found = self._query("SELECT header, names, vectors FROM features WHERE digest = ?", (digest,))
         if not found:
             return None
         header, names, blob = found[0]
         flat, out, at = np.frombuffer(blob, dtype=np.float32), {}, 0
-        for name, size in json.loads(names):
-            out[name] = flat[at : at + size]
+        for name, shape in json.loads(names):
+            size = math.prod(shape)
+            out[name] = flat[at : at + size].reshape(shape)
             at += size
         return json.loads(header), out
 
@@ -67,7 +73,7 @@ class FeatureCache:
         """Keep ``(digest, header, vectors)`` of several images in one transaction."""
         values = []
         for digest, header, vectors in rows:
-            names = json.dumps([(k, int(v.size)) for k, v in vectors.items()])
+            names = json.dumps([(k, v.shape) for k, v in vectors.items()])
             blob = b"".join(np.ascontiguousarray(v, dtype=np.float32).tobytes() for v in vectors.values())
             values.append((digest, json.dumps(header), names, blob))
         with self._lock:

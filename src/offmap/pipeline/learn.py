@@ -14,12 +14,15 @@ from offmap.calibrate.tail import Tail
 from offmap.core.detector import Detector, Fitted, Localiser, missing
 from offmap.core.encoder import Encoder
 from offmap.core.errors import ConfigError
+from offmap.core.signals import base_of
 from offmap.core.types import Image
 from offmap.pipeline.recipe import Division, Recipe
 from offmap.pipeline.scorer import Ensemble, Scorer
 from offmap.pipeline.store import SignalStore
 
 SMALLEST = 10
+_HEADED = {"logits", "head.weight", "head.bias", "features.penultimate", "odin.logits", "odin.features", "adascale.features"}
+_HEADED |= {"tta.logits", "mc_dropout.logits"}
 MAP_ROWS = 400
 
 
@@ -98,15 +101,14 @@ def wanted(recipe: Recipe, encoder: Encoder) -> tuple[frozenset[str], frozenset[
         needs = (detector.needs | detector.fit_needs) - {"label"}
         lacking = missing(needs, encoder.provides)
         if lacking:
-            has = ", ".join(sorted(encoder.provides))
-            raise ConfigError(
-                f"[score.{name}] {detector.method()} needs {', '.join(lacking)}; {encoder.name} gives {has}.{_advice(lacking)}"
-            )
+            has, advice = ", ".join(sorted(encoder.provides)), _advice(lacking, encoder.provides)
+            raise ConfigError(f"[score.{name}] {detector.method()} needs {', '.join(lacking)}; {encoder.name} gives {has}.{advice}")
         uses = {u for u in detector.fit_uses if u != "label" and not missing([u], encoder.provides)}
         maps |= {u for u in uses if u.startswith("feature_map")}
         scores |= needs | {u for u in uses if not u.startswith("feature_map")}
         if draws(detector, encoder.provides):
             maps |= map_needs(detector)
+    encoder.ready(frozenset(scores))
     return frozenset(scores), frozenset(maps - scores)
 
 
@@ -122,8 +124,14 @@ def map_needs(detector: Detector) -> frozenset[str]:
     return detector.map_needs if isinstance(detector, Localiser) else frozenset()
 
 
-def _advice(lacking: Sequence[str]) -> str:
-    if any(x in ("logits", "head.weight", "head.bias", "features.penultimate") for x in lacking):
+def _advice(lacking: Sequence[str], provides: Iterable[str]) -> str:
+    bases = {base_of(x) for x in lacking}
+    if "mc_dropout.logits" in bases and "logits" in provides:
+        return (
+            " The network has no dropout part (nn.Dropout and the like with p above 0; an exported program has lost them): "
+            "give the Python module itself, or use test_time_augmentation, which needs none"
+        )
+    if bases & _HEADED or any(x.startswith(("nac.", "rankfeat.")) for x in bases if "logits" not in provides):
         return " Logit methods need a head: give your classifier with --encoder classifier:FILE, or choose a feature method such as knn"
     return " `offmap methods` lists what each method needs"
 

@@ -1,4 +1,7 @@
-"""Signals of the in-distribution images while a gate is fitted: vectors in memory, maps on disk, read again in batches."""
+"""Signals of the in-distribution images while a gate is fitted: vectors in memory, maps on disk, read again in batches.
+
+Several vectors an image, such as the logits ``(N, S, K)`` of S passes, are kept as vectors are: all rows, in memory.
+"""
 
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -56,7 +59,7 @@ class SignalStore:
                 self._static[name] = tensor.detach().cpu()
             elif name.endswith(".last") and name.startswith("feature_map"):
                 continue
-            elif tensor.ndim > 2:
+            elif _is_map(name, tensor):
                 self._append_map(name, tensor)
             else:
                 self._vectors.setdefault(name, []).append(tensor.detach().cpu().numpy())
@@ -83,7 +86,7 @@ class SignalStore:
             data.tofile(file)
 
     def vector(self, name: str) -> np.ndarray:
-        """One vector signal of all rows, ``(N, D)`` or ``(N,)``."""
+        """One vector signal of all rows, ``(N, D)``, ``(N, S, K)`` or ``(N,)``."""
         parts = self._vectors[name]
         if len(parts) > 1:
             self._vectors[name] = parts = [np.concatenate(parts)]
@@ -102,7 +105,7 @@ class SignalStore:
         """Batches of some rows with the named signals, to be iterated any number of times."""
         wanted = tuple(needs)
         names = [n for n in self.names if any(self._answers(n, w) for w in wanted)]
-        lacking = missing(wanted, [*names, *(["feature_map.last"] if self._maps else [])])
+        lacking = missing(wanted, [*names, *(["feature_map.last"] if self._maps else [])], exact=True)
         if lacking:
             raise ConfigError(f"signals {', '.join(lacking)} were not kept; kept: {', '.join(self.names)}")
         size = min(size, 32) if any(n in self._maps for n in names) else size
@@ -130,6 +133,10 @@ class SignalStore:
     def _map(self, name: str) -> np.ndarray:
         path, shape = self._maps[name]
         return np.memmap(path, dtype=np.float32, mode="r").reshape(-1, *shape)
+
+
+def _is_map(name: str, tensor: Tensor) -> bool:
+    return tensor.ndim > 3 or (tensor.ndim == 3 and name.startswith("feature_map."))
 
 
 @dataclass(frozen=True)

@@ -191,6 +191,9 @@ class Stream:
         if fresh:
             images = stack([e.pixels for i in fresh if isinstance(e := batch.entries[i], Image)]).to(self.device)
             signals = dict(self.encoder.encode(images, self.needs))
+        elif known and (static := self.needs & set(STATIC)):
+            blank = torch.zeros(1, self.encoder.input.channels, *(self.encoder.input.size,) * 2, device=self.device)
+            signals = dict(self.encoder.encode(blank, static))
         if cache is not None and fresh:
             cache.put([_row(batch, i, n, signals) for n, i in enumerate(fresh)])
         batch.signals = _merge(at, fresh, known, signals, self.device) if known else signals
@@ -213,7 +216,7 @@ def _row(batch: Batch, i: int, n: int, signals: Mapping[str, Tensor]) -> tuple[s
     own = {k: v for k, v in entry.meta.items() if k not in manifest}
     group = "" if set(PATIENT_COLUMNS) & set(manifest) else entry.group
     header, _ = pack(replace(entry, pixels=_NO_PIXELS, mask=None, meta=own, group=group, item=""))
-    vectors = {k: v[n].cpu().numpy() for k, v in signals.items() if k not in STATIC and v.ndim == 2}
+    vectors = {k: v[n].cpu().numpy() for k, v in signals.items() if k not in STATIC and v.ndim <= 3}
     if i in batch.prints:
         vectors[_PRINT] = batch.prints[i]
     return entry.digest, header, vectors

@@ -14,15 +14,15 @@ from offmap.core.encoder import Encoder, Input
 from offmap.core.errors import ConfigError
 from offmap.core.types import Signals
 from offmap.represent.digest import tensors_sha256
+from offmap.represent.further import asked, further, provided
+from offmap.represent.headed import PENULTIMATE, Family, Headed, Run
 from offmap.represent.layers import chosen, joined, map_signals, normalise, spatial_stats, wanted
 from offmap.represent.program import open_program
+from offmap.represent.stochastic import dropouts
 from offmap.represent.trace import Trace, evaluating, find_head, stages, watched
 
-CHUNK = 32
-"""Images a pass: bounds the memory of the maps."""
-
-PENULTIMATE = "penultimate"
-"""Layer name of the head's input."""
+CHUNK, GRADIENT_CHUNK = 32, 8
+"""Images a pass, and a pass that keeps what gradients need: bounds the memory of the maps."""
 
 
 class ClassifierEncoder(Encoder):
@@ -34,6 +34,11 @@ class ClassifierEncoder(Encoder):
     The head gives ``logits``, ``head.weight`` and ``head.bias``. Without a head there are features only, with the module's own
     output as the layer ``output``. The module runs in eval mode without gradients, and gets its modes back after each pass.
 
+    With a head, signals that cost more than the ordinary pass are made when asked for: ``odin.logits``, ``odin.features``,
+    ``adascale.features``, ``nac.<layer>``, ``rankfeat.logits.<layer>`` (``last``, ``last_but_one``), ``tta.logits``, and, where there are
+    dropout parts, ``mc_dropout.logits``; all but ``nac`` take settings, ``odin.logits:epsilon=0.0014,temperature=1000``. Gradients
+    are on inside only, and no parameter gets a ``.grad``.
+
     Args:
         module: takes ``(N, C, size, size)``, returns one tensor.
         name: ``classifier`` or ``classifier:FILE``.
@@ -41,7 +46,7 @@ class ClassifierEncoder(Encoder):
         head: dotted name of the linear layer that gives the logits; found when None.
         spec: what the module was trained to see. When None: 224 pixels, the channels of its first convolution,
             mean and deviation of ImageNet for three channels and 0.5 for one.
-        sha256: digest to record; that of the weights and the tree of parts when empty.
+        sha256: digest to record; that of the weights and the tree of parts, with their dropout rates, when empty.
 
     Raises:
         ConfigError: unknown layer or head, an output that is no tensor, a module that is not deterministic or cannot take the input.
@@ -67,6 +72,7 @@ class ClassifierEncoder(Encoder):
         trace = self._dry_run()
         self._head = find_head(self._module, trace, head)
         parts = chosen([n for n in layers if n != PENULTIMATE], tuple(trace.calls), name) if layers else stages(trace)
+        self._classes = trace.calls[self._head].gave.shape[1] if self._head else 0
         self._parts = {n: trace.calls[n].gave.ndim for n in parts}
         self._check_parts()
         last = PENULTIMATE if self._head else "output" if not self._parts or trace.output.ndim == 2 else ""
@@ -131,7 +137,26 @@ class ClassifierEncoder(Encoder):
         maps = [n for n, ndim in self._parts.items() if ndim == 4]
         names = {"image", "features.last", *(f"features.{n}" for n in self.layers), *(f"feature_map.{n}" for n in maps)}
         names |= {"feature_map.last"} if maps else set()
-        return frozenset(names | ({"logits", "head.weight", "head.bias"} if self._head else set()))
+        net = self._headed()
+        return frozenset(names if net is None else names | {"logits", "head.weight", "head.bias"} | provided(net))
+
+    def _headed(self) -> Headed | None:
+        if self._head is None:
+            return None
+        maps = tuple(n for n, ndim in self._parts.items() if ndim == 4)
+        return Headed(self.name, self._module, self._head, self._classes, tuple(self._parts), maps, self.input.std)
+
+    def ready(self, needs: frozenset[str]) -> None:
+        """As ``Encoder.ready``: makes signals of further passes of one random image.
+
+        Raises:
+            ConfigError: the network gives no gradients, or its dropout does not run.
+        """
+        net, size = self._headed(), self.input.size
+        names = {name for few in asked(net, needs | wanted(needs, self.provides, self.layers)).values() for name in few} if net else set()
+        if names:
+            noise = torch.rand(1, self.input.channels, size, size, generator=torch.Generator().manual_seed(0))
+            self.encode(noise.to(next(self._module.parameters(), noise).device), frozenset(names))
 
     def _pixels(self, images: Tensor) -> Tensor:
         first = next(self._module.parameters(), torch.empty(0))
@@ -151,13 +176,25 @@ class ClassifierEncoder(Encoder):
             weight, bias = head.get_parameter("weight").detach().float(), getattr(head, "bias", None)
             given = {"head.weight": weight, "head.bias": weight.new_zeros(len(weight)) if bias is None else bias.detach().float()}
             signals |= {k: v for k, v in given.items() if k in want}
-        if not want - {"image", "head.weight", "head.bias"}:
+        net = self._headed()
+        more = {} if net is None else asked(net, needs | want)
+        ordinary = want - {"image", "head.weight", "head.bias"} - (frozenset() if net is None else provided(net))
+        if not ordinary and not more:
             return signals
-        return signals | joined([self._signals(part, want) for part in images.split(CHUNK)])
+        chunk = GRADIENT_CHUNK if any(family.gradients for family in more) else CHUNK
+        return signals | joined([self._signals(part, ordinary, net, more) for part in images.split(chunk)])
 
-    def _signals(self, images: Tensor, want: frozenset[str]) -> dict[str, Tensor]:
-        with evaluating(self._module):
-            trace = watched(self._module, frozenset(self._parts) | ({self._head} if self._head else set()), self._pixels(images))
+    def _signals(self, images: Tensor, want: frozenset[str], net: Headed | None, more: Mapping[Family, Sequence[str]]) -> dict[str, Tensor]:
+        gradients = any(family.gradients for family in more)
+        with evaluating(self._module, gradients=gradients):
+            if net is None:
+                return self._ordinary(watched(self._module, frozenset(self._parts), self._pixels(images)), want)
+            run = Run(net, images, self._pixels(images), gradients=gradients)
+            signals = self._ordinary(run.plain, want) if want else {}
+            return {k: v.detach() if v.requires_grad else v for k, v in {**signals, **further(run, more)}.items()}
+
+    def _ordinary(self, trace: Trace, want: frozenset[str]) -> dict[str, Tensor]:
+        """Signals of the ordinary pass."""
         gave = {n: trace.calls[n].gave.float() for n in self._parts}
         maps = {n: v for n, v in gave.items() if v.ndim == 4}
         signals = map_signals(maps, want - {"features.last"}, next(reversed(maps), ""))
@@ -201,7 +238,8 @@ def _on(module: nn.Module, device: torch.device) -> nn.Module:
 
 
 def _tree(module: nn.Module) -> str:
-    return "\n".join(f"{name} {type(part).__name__}" for name, part in module.named_modules())
+    rates = {name: f" p={part.p}" for name, part in dropouts(module)}
+    return "\n".join(f"{name} {type(part).__name__}{rates.get(name, '')}" for name, part in module.named_modules())
 
 
 def default_input(module: nn.Module) -> Input:

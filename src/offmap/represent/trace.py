@@ -36,12 +36,12 @@ class Trace:
 
 
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; every part's own mode is put back afterwards."""
+def evaluating(module: nn.Module, *, gradients: bool = False) -> Iterator[None]:
+    """Eval mode, without gradients unless asked for; every part's own mode is put back afterwards."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.set_grad_enabled(gradients):
             yield
     finally:
         for part, training in modes:

@@ -14,7 +14,7 @@ from offmap.core.linalg import Shrinkage, Whitener, cholesky, shrunk
 from offmap.core.moments import Moments, quartic
 from offmap.core.types import Signals
 
-Kind = Literal["features", "feature_map"]
+Kind = Literal["features", "feature_map", "nac"]
 
 MAX_SIDE = 40
 """Maps with a longer side are pooled to it, to bound memory."""

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from offmap.core.detector import Detector, Fitted, select
+from offmap.core.signals import base_of
 from offmap.core.types import STATIC, Signals
 from offmap.testing.world import World
 
@@ -35,7 +36,7 @@ class Subject:
 
     def batches(self, count: int = 120, *, size: int = 32, seed: int = 1, world: World | None = None) -> list[Signals]:
         """In-distribution signals with labels, the same for the same arguments, cut into batches of ``size``."""
-        whole = (world or self.world).signals(count, ood=False, generator=torch.Generator().manual_seed(seed))
+        whole = self.signals(count, ood=False, seed=seed, world=world)
         return [rows_of(whole, slice(i, i + size)) for i in range(0, count, size)]
 
     def fit(self, batches: Sequence[Signals], *, detector: Detector | None = None, seed: int = 3) -> Fitted:
@@ -48,8 +49,17 @@ class Subject:
 
     def unseen(self, count: int = 24, *, ood: bool = False, seed: int = 2, world: World | None = None) -> Signals:
         """Signals for scoring, without labels."""
-        whole = (world or self.world).signals(count, ood=ood, generator=torch.Generator().manual_seed(seed))
+        whole = self.signals(count, ood=ood, seed=seed, world=world)
         return {name: value for name, value in whole.items() if name != "label"}
+
+    def signals(self, count: int, *, ood: bool, seed: int, world: World | None = None) -> Signals:
+        """Signals with labels; a signal with settings goes by the exact name that the detector asks for, in place of its base name."""
+        found = dict((world or self.world).signals(count, ood=ood, generator=torch.Generator().manual_seed(seed)))
+        exact = {
+            name: base_of(name) for name in self.detector.needs | self.detector.fit_needs if base_of(name) != name and name not in found
+        }
+        renamed = {name: found[base] for name, base in exact.items() if base in found}
+        return {name: value for name, value in found.items() if name not in exact.values()} | renamed
 
 
 Check = Callable[[Subject], None]

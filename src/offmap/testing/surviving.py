@@ -6,6 +6,7 @@ import torch
 
 from offmap.core.detector import Localiser
 from offmap.core.errors import OODError
+from offmap.core.signals import base_of
 from offmap.core.types import STATIC, Signals
 from offmap.testing.subject import Check, Subject, demand, rows_of
 from offmap.testing.world import FakeEncoder
@@ -71,7 +72,7 @@ def _with_constants(signals: Signals) -> Signals:
     """The first two dimensions of every feature, and channels of every map, constant; zero in one, not in the other."""
     out = dict(signals)
     for name, value in signals.items():
-        if name not in STATIC and name.startswith(("features.", "feature_map.")):
+        if name not in STATIC and (name.startswith(("features.", "feature_map.", "nac.")) or base_of(name).endswith(".features")):
             out[name] = value.clone()
             out[name][:, 0], out[name][:, 1] = 0.0, 0.1
     return out

@@ -30,9 +30,12 @@ class FakeEncoder:
     In-distribution images lie near their class mean, along few directions of variation, with little noise. Odd ones have no
     class, and lie outside these directions; in the maps they do so in the first quarter of the positions only.
 
+    Signals of further passes carry their base names (``odin.logits``, ``mc_dropout.logits``); in them odd images move more.
+
     Gives ``image (N,1,8,8)``, ``features.<layer> (N,D)`` and ``feature_map.<layer> (N,D,s,s)`` for ``shallow``, ``middle`` and
     ``deep`` with the alias ``last``, ``features.penultimate (N,D)`` without negatives, ``logits (N,3)``, ``head.weight``,
-    ``head.bias``, ``label``.
+    ``head.bias``, ``label``; ``odin.logits``, ``odin.features``, ``adascale.features``, ``nac.<layer>`` and ``nac.penultimate``,
+    ``rankfeat.logits.last`` and ``.last_but_one``, ``mc_dropout.logits (N,6,3)``, ``tta.logits (N,8,3)``.
 
     Args:
         width: D of every layer.
@@ -62,6 +65,7 @@ class FakeEncoder:
         out["logits"] = out["features.penultimate"] @ out["head.weight"].T + out["head.bias"]
         noise = torch.randn(count, 1, 8, 8, dtype=torch.float64, generator=generator)
         out["image"] = (0.5 + 0.05 * noise + (0.3 if ood else 0.0)).clamp(0, 1)
+        out |= _further(out, ood=ood, generator=generator)
         return {**{name: value.to(self.dtype) for name, value in out.items()}, "label": labels}
 
     def _axes(self, layer: int) -> Float64[Tensor, "6 d"]:
@@ -104,3 +108,21 @@ class FakeEncoder:
             corner = max(1, side // 2)
             maps[:, :, :corner, :corner] += 8.0 * self._axes(layer)[5][:, None, None]
         return maps
+
+
+def _further(signals: Signals, *, ood: bool, generator: torch.Generator) -> dict[str, Tensor]:
+    """Signals of further passes under their base names: a step sharpens what has a class, a small change moves what has none."""
+    features, logits, weight = signals["features.penultimate"], signals["logits"], signals["head.weight"]
+    top = weight[logits.argmax(dim=1)]
+    out = {"odin.features": features + (0.05 if ood else 0.2) * top}
+    out["odin.logits"] = out["odin.features"] @ weight.T + signals["head.bias"]
+    noise = torch.randn(features.shape, dtype=torch.float64, generator=generator)
+    out["adascale.features"] = (features + (1.5 if ood else 0.1) * noise).clamp_min(0)
+    for layer in (*LAYERS, "penultimate"):
+        out[f"nac.{layer}"] = 0.02 * signals[f"features.{layer}"]
+    for layer, share in (("last", 0.8), ("last_but_one", 0.7)):
+        out[f"rankfeat.logits.{layer}"] = share * logits
+    for name, count in (("mc_dropout.logits", 6), ("tta.logits", 8)):
+        drawn = torch.randn(len(logits), count, logits.shape[1], dtype=torch.float64, generator=generator)
+        out[name] = logits[:, None] + (3.0 if ood else 0.3) * drawn
+    return out
