@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 else:
     Signals = Mapping
 """Named tensors of one batch: ``image (N,C,*S)``, ``features.<layer> (N,D)``, ``feature_map.<layer> (N,C,*s)``,
-``logits (N,K)``, ``label (N,)``; static (no batch axis): ``head.weight (K,D)``, ``head.bias (K,)``."""
+``logits (N,K)``, ``image_embedding (N,D)``, ``proxy_features.<layer> (N,D)`` (of the same images mixed with others, for fitting only),
+``label (N,)``; static (no batch axis): ``head.weight (K,D)``, ``head.bias (K,)``, ``text.embedding (K,D)``."""
 
 Status = Literal["ok", "not_assessed"]
 Verdict = Literal["accept", "review", "reject", "not_assessed"]
@@ -157,5 +158,5 @@ class NotAssessed:
 Outcome = Image | NotAssessed
 """What reading one item gives."""
 
-STATIC = ("head.weight", "head.bias")
+STATIC = ("head.weight", "head.bias", "text.embedding")
 """Signals without a batch axis."""
