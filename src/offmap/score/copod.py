@@ -1,9 +1,8 @@
 """Tails of the empirical copula, dimension by dimension."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
-
-from collections.abc import Iterable
 
 import torch
 from jaxtyping import Float

@@ -54,7 +54,9 @@ class MCM(Detector):
         widths = {rows_of(batch, "image_embedding", "mcm").shape[1] for batch in batches}
         texts = next(iter(batches))["text.embedding"]
         if texts.ndim != 2 or {texts.shape[1]} != widths:
-            raise SignalError(f"mcm: text.embedding of shape {tuple(texts.shape)} must be (K, D) with the D of image_embedding, {sorted(widths)}")
+            raise SignalError(
+                f"mcm: text.embedding of shape {tuple(texts.shape)} must be (K, D) with the D of image_embedding, {sorted(widths)}"
+            )
         if len(texts) < 2:
             raise SignalError("mcm needs two texts or more: with one the softmax is 1 for every image. Name what else an image might show")
         if not bool(torch.isfinite(texts).all()):
