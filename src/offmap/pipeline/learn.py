@@ -125,6 +125,8 @@ def map_needs(detector: Detector) -> frozenset[str]:
 def _advice(lacking: Sequence[str]) -> str:
     if any(x in ("logits", "head.weight", "head.bias", "features.penultimate") for x in lacking):
         return " Logit methods need a head: give your classifier with --encoder classifier:FILE, or choose a feature method such as knn"
+    if any(x in ("image_embedding", "text.embedding") for x in lacking):
+        return ' Say in the recipe what an image might show: [encoder] text = ["a chest x-ray", ...] with an image and text model'
     return " `offmap methods` lists what each method needs"
 
 

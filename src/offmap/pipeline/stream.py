@@ -187,6 +187,9 @@ class Stream:
         if fresh:
             images = stack([e.pixels for i in fresh if isinstance(e := batch.entries[i], Image)]).to(self.device)
             signals = dict(self.encoder.encode(images, self.needs))
+        elif self.needs & set(STATIC):
+            nothing = torch.zeros(0, 1, self.encoder.input.size, self.encoder.input.size, device=self.device)
+            signals = dict(self.encoder.encode(nothing, self.needs & set(STATIC)))
         if cache is not None and fresh:
             cache.put([_row(batch, i, n, signals) for n, i in enumerate(fresh)])
         batch.signals = _merge(at, fresh, known, signals, self.device) if known else signals
