@@ -14,6 +14,9 @@ from offmap.represent.hub_files import find_folder, read_files
 from offmap.represent.hub_model import build
 from offmap.represent.layers import normalise
 
+VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")
+"""One of these is there where a folder has a tokenizer; without any, transformers makes one that knows no word."""
+
 
 def embedded(encoder: HubEncoder, prompts: Sequence[str]) -> Float[Tensor, "k d"]:
     """Embeddings of prompts by the model that the encoder is the vision half of, read again from its folder.
@@ -25,8 +28,12 @@ def embedded(encoder: HubEncoder, prompts: Sequence[str]) -> Float[Tensor, "k d"
     folder = find_folder(encoder.name.removeprefix("hub:"))
     model: Any = build(read_files(folder), encoder.name, whole=True)
     _agree(encoder, model)
+    words: Any = model.config.text_config
+    tokens = _tokens(folder, prompts, int(words.max_position_embeddings))
+    if int(tokens["input_ids"].max()) >= words.vocab_size:
+        raise ConfigError(f"{folder}: its tokenizer knows more words than the model's {words.vocab_size}; it belongs to another model")
     with torch.no_grad():
-        texts = _pooled(model.get_text_features(**_tokens(folder, prompts, int(model.config.text_config.max_position_embeddings))))
+        texts = _pooled(model.get_text_features(**tokens))
     if not bool(torch.isfinite(texts).all()):
         raise ConfigError(f"{encoder.name}: embeddings of the prompts are not finite")
     return texts.float()
@@ -40,13 +47,13 @@ def _tokens(folder: Path, prompts: Sequence[str], longest: int) -> dict[str, Ten
     """
     from transformers import AutoTokenizer
 
+    advice = "copy tokenizer.json and tokenizer_config.json of the model's page into it, or give text = a file of text features"
+    if not any((folder / name).is_file() for name in VOCABULARIES):
+        raise ConfigError(f"{folder} has no tokenizer (none of {', '.join(VOCABULARIES)}): {advice}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise ConfigError(
-            f"{folder} has no tokenizer that transformers can read ({type(error).__name__}): copy tokenizer.json and "
-            "tokenizer_config.json of the model's page into the folder, or give text = a file of text features"
-        ) from error
+        raise ConfigError(f"{folder} has no tokenizer that transformers can read ({type(error).__name__}): {advice}") from error
     for prompt in prompts:
         length = len(tokenizer(prompt)["input_ids"])
         if length > longest or not prompt.strip():
