@@ -68,3 +68,17 @@ def rectified_batches(rectified_signals: dict[str, Tensor]) -> list[dict[str, Te
 @pytest.fixture
 def rectified_unseen(unseen: dict[str, Tensor]) -> dict[str, Tensor]:
     return rectified(unseen)
+
+
+def moved(count: int, *, seed: int, width: int = 40, shift: float = 2.0) -> dict[str, Tensor]:
+    """Features, and proxy features in which dimensions 5, 11, 12, ... 18 are shifted; three classes with labels."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = 4.0 + torch.randn(count, width, generator=generator, dtype=torch.float64)
+    labels = torch.tensor([3, -1, 50])[torch.arange(count) % 3]
+    rows[:, 11:14] += 3.0 * torch.eye(3, dtype=torch.float64)[torch.arange(count) % 3]
+    proxies = rows + 0.1 * torch.randn(count, width, generator=generator, dtype=torch.float64)
+    proxies[:, MOVED] += shift
+    return {"features.last": rows, "proxy_features.last": proxies, "label": labels}
+
+
+MOVED = [5, *range(11, 19)]

@@ -1,5 +1,7 @@
 """MM++ against scikit-learn on concatenated unit vectors."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,8 @@ from sklearn.preprocessing import normalize
 from torch import Tensor
 
 from offmap.core.errors import ConfigError, SignalError
-from offmap.score.mm_pp import MMPP
+from offmap.score.mm_pp import MMPP, dropping
+from offmap.testing import check_detector
 
 Signals = dict[str, Tensor]
 WIDTHS = {"stem": 4, "deep": 9}
@@ -88,6 +91,56 @@ def test_fewer_images_than_dimensions_and_constant_columns() -> None:
     assert OAS().fit(beside({**FIT, **few})).shrinkage_ > 0
 
 
+def densities(signals: Signals, layers: tuple[str, ...]) -> list[float]:
+    """By the determinant of scikit-learn's covariance."""
+    found = []
+    for layer in layers:
+        rows = normalize(signals[f"features.{layer}"].numpy()) * np.sqrt(signals[f"features.{layer}"].shape[1])
+        covariance = LedoitWolf().fit(rows).covariance_
+        found.append(0.5 * np.linalg.slogdet(2 * np.pi * np.e * covariance)[1] / len(covariance))
+    return found
+
+
+def spread(widths: dict[str, tuple[int, float]], seed: int, count: int = 300) -> Signals:
+    """Layers of some width, whose noise has some deviation."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        f"features.{layer}": 1.0 + noise * torch.randn(count, width, generator=generator, dtype=torch.float64)
+        for layer, (width, noise) in widths.items()
+    }
+
+
+def test_entropy_keeps_the_layers_at_which_the_density_drops() -> None:
+    widths = {"a": (8, 0.1), "b": (20, 0.5), "c": (12, 0.2), "d": (30, 0.6), "e": (6, 0.3)}
+    fit, test = spread(widths, 1), spread(widths, 2, 40)
+    found = densities(fit, tuple(widths))
+    assert [b < a for a, b in pairwise(found)] == [False, True, False, True]
+    assert max(found) < 0.5 * np.log(2 * np.pi * np.e)
+    fitted = MMPP(choose="entropy").fit([{k: v[:100] for k, v in fit.items()}, {k: v[100:] for k, v in fit.items()}])
+    assert [name for name in fitted.state if name.startswith("layer.")] == ["layer.00.c", "layer.01.e"]
+    torch.testing.assert_close(fitted.score(test), MMPP(layers=("c", "e")).fit([fit]).score(test))
+    np.testing.assert_allclose([MMPP()._density([fit], layer) for layer in widths], found, rtol=1e-6)
+
+
+def test_entropy_keeps_all_layers_where_none_drops() -> None:
+    assert dropping(("a", "b", "c"), (0.1, 0.2, 0.3)) == ("a", "b", "c")
+    assert dropping(("a",), (0.1,)) == ("a",)
+    fit = spread({"a": (8, 0.1), "b": (8, 0.3)}, 1)
+    torch.testing.assert_close(MMPP(choose="entropy").fit([fit]).score(fit), MMPP().fit([fit]).score(fit))
+
+
+def test_entropy_chooses_among_the_named_layers_and_names_one_that_does_not_vary() -> None:
+    fit = spread({"a": (8, 0.5), "b": (8, 0.2), "c": (8, 0.1)}, 1)
+    assert "layer.00.c" in MMPP(layers=("a", "c"), choose="entropy").fit([fit]).state
+    with pytest.raises(SignalError, match=r"features\.b"):
+        MMPP(choose="entropy").fit([{**fit, "features.b": torch.ones(300, 8, dtype=torch.float64)}])
+
+
+@pytest.mark.parametrize("check", ["higher_is_more_ood", "works_with_fewer_images_than_dimensions", "survives_one_dimension"])
+def test_entropy_keeps_the_contract(check: str) -> None:
+    check_detector(MMPP(choose="entropy"), only=(check,))
+
+
 def test_a_layer_that_is_missing_or_of_another_width_is_refused() -> None:
     fitted = MMPP().fit([FIT])
     with pytest.raises(SignalError, match=r"features.stem"):
@@ -99,3 +152,5 @@ def test_a_layer_that_is_missing_or_of_another_width_is_refused() -> None:
 def test_parameters_out_of_range_are_refused() -> None:
     with pytest.raises(ConfigError, match="shrinkage"):
         MMPP.from_params({"shrinkage": "no"})
+    with pytest.raises(ConfigError, match="choose"):
+        MMPP.from_params({"choose": "no"})

@@ -63,6 +63,9 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
         inner = get_args(hint)
         return tuple(_coerce(v, inner[0] if inner else Any, where) for v in value)
     options = get_args(hint) if get_origin(hint) is not None or "|" in str(hint) else (hint,)
+    listed = next((o for o in options if get_origin(o) is tuple), None)
+    if listed is not None and isinstance(value, (list, tuple)):
+        return _coerce(value, listed, where)
     if get_origin(hint) is not None and str(get_origin(hint)) == "typing.Literal":
         if value not in options:
             raise ConfigError(f"{where} = {value!r} must be one of {', '.join(map(repr, options))}")

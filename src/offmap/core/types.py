@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 else:
     Signals = Mapping
 """Named tensors of one batch: ``image (N,C,*S)``, ``features.<layer> (N,D)``, ``feature_map.<layer> (N,C,*s)``,
-``logits (N,K)``, ``label (N,)``; static (no batch axis): ``head.weight (K,D)``, ``head.bias (K,)``. Those of further passes have
-their settings in the name, ``odin.logits:epsilon=0.0014,temperature=1000 (N,K)``, ``mc_dropout.logits:passes=30 (N,S,K)``."""
+``logits (N,K)``, ``image_embedding (N,D)``, ``proxy_features.<layer> (N,D)`` (of the same images mixed with others, for fitting only),
+``label (N,)``; static (no batch axis): ``head.weight (K,D)``, ``head.bias (K,)``, ``text.embedding (K,D)``. Those of further passes
+have their settings in the name, ``odin.logits:epsilon=0.0014,temperature=1000 (N,K)``, ``mc_dropout.logits:passes=30 (N,S,K)``."""
 
 Status = Literal["ok", "not_assessed"]
 Verdict = Literal["accept", "review", "reject", "not_assessed"]
@@ -158,5 +159,5 @@ class NotAssessed:
 Outcome = Image | NotAssessed
 """What reading one item gives."""
 
-STATIC = ("head.weight", "head.bias")
+STATIC = ("head.weight", "head.bias", "text.embedding")
 """Signals without a batch axis."""

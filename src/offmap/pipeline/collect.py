@@ -10,7 +10,7 @@ import numpy as np
 
 from offmap.core.duplicates import find
 from offmap.core.errors import ConfigError, DataError
-from offmap.core.types import Image, NotAssessed
+from offmap.core.types import STATIC, Image, NotAssessed
 from offmap.explain.neighbours import decode, thumbnail
 from offmap.pipeline.store import SignalStore
 from offmap.pipeline.stream import Batch, Progress
@@ -73,7 +73,7 @@ def collect(
         at = [i for i, e in enumerate(batch.entries) if isinstance(e, Image)][:room]
         if images:
             keep = len(images)
-            store.append({k: v if k.startswith("head.") else v[:keep] for k, v in batch.signals.items()})
+            store.append({k: v if k in STATIC else v[:keep] for k, v in batch.signals.items()})
         into.prints.extend(batch.prints[i] for i in at if i in batch.prints)
         into.pictures.extend(shrink(batch.pictures[i]) for i in at if i in batch.pictures)
         into.labels.extend(labels.get(i.item, i.meta.get("label", "")) for i in images)

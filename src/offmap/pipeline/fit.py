@@ -27,6 +27,7 @@ from offmap.pipeline.stream import Progress, Stream
 from offmap.represent.device import resolve_device
 from offmap.represent.open import open_encoder
 from offmap.represent.patches import Patches
+from offmap.represent.proxy import with_proxies, without_proxies
 from offmap.represent.slices import SliceWise
 
 
@@ -104,10 +105,11 @@ def fit(
 
 def _encoder(plan: Recipe, given: "str | torch.nn.Module | None", device: torch.device, *, volumes: bool, trust: bool) -> Encoder:
     chosen = plan.encoder.spec if given is None or isinstance(given, str) else given
-    network = open_encoder(chosen, layers=plan.encoder.layers, device=str(device), trust_classifier=trust)
-    if not volumes:
-        return network
-    return SliceWise(network) if plan.encoder.volumes == "slices" else Patches(network)
+    network = open_encoder(chosen, layers=plan.encoder.layers, device=str(device), trust_classifier=trust, text=plan.encoder.text)
+    if volumes:
+        network = SliceWise(network) if plan.encoder.volumes == "slices" else Patches(network)
+    asked: frozenset[str] = frozenset()
+    return with_proxies(network, asked.union(*(d.fit_needs for d in plan.parts.values())), plan.encoder.proxies)
 
 
 def _read(
@@ -202,4 +204,4 @@ def _finish(
     if keep_neighbours:
         features = torch.from_numpy(store.vector("features.last"))
         neighbours = Neighbours.fit(features, data.pictures, generator=torch.Generator().manual_seed(seed))
-    return Gate(plan, stream.encoder, stream.preparation, scorer, known, neighbours, stream.device)
+    return Gate(plan, without_proxies(stream.encoder), stream.preparation, scorer, known, neighbours, stream.device)

@@ -133,6 +133,8 @@ def _advice(lacking: Sequence[str], provides: Iterable[str]) -> str:
         )
     if bases & _HEADED or any(x.startswith(("nac.", "rankfeat.")) for x in bases if "logits" not in provides):
         return " Logit methods need a head: give your classifier with --encoder classifier:FILE, or choose a feature method such as knn"
+    if any(x in ("image_embedding", "text.embedding") for x in lacking):
+        return ' Say in the recipe what an image might show: [encoder] text = ["a chest x-ray", ...] with an image and text model'
     return " `offmap methods` lists what each method needs"
 
 

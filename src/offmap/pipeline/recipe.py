@@ -27,11 +27,17 @@ class EncoderChoice(Component):
         spec: ``builtin``, ``hub:NAME_OR_DIR`` or ``classifier:FILE``.
         layers: names of layers; empty = the encoder's own choice.
         volumes: how a volume is seen: ``slices`` (every slice, pooled) or ``patches`` (3-D patches).
+        text: what an image might show, for ``mcm``: prompts for the encoder's own text model (CLIP, SigLIP), or a ``.safetensors`` or
+            ``.npz`` file of text features.
+        proxies: for methods that fit on a stand-in for a shift (``mfs_knn``): names of phantom families or corruptions that images are
+            mixed with; empty = the families that are no medical images.
     """
 
     spec: str = "builtin"
     layers: tuple[str, ...] = ()
     volumes: Literal["slices", "patches"] = "slices"
+    text: tuple[str, ...] | str = ()
+    proxies: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

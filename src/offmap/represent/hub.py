@@ -15,7 +15,7 @@ from offmap.core.errors import ConfigError
 from offmap.core.types import Signals
 from offmap.represent.digest import tensors_sha256
 from offmap.represent.hub_files import Files, find_folder, read_files, read_input
-from offmap.represent.hub_model import Hidden, LastHidden, base_of, build, default_layers, hidden_of, memory_format
+from offmap.represent.hub_model import Hidden, LastHidden, base_of, build, default_layers, hidden_of, memory_format, projection
 from offmap.represent.layers import chosen, joined, map_names, map_signals, normalise, read_layers, wanted
 
 KEPT = 200_000_000
@@ -33,7 +33,8 @@ class HubEncoder(Encoder):
     hidden state. Default: transformers three evenly spaced blocks and the last; convolutional networks the
     last layer of each size and the last. Besides ``features.<layer>`` (mean and deviation over positions or patch tokens) and
     ``feature_map.<layer> (N, C, h, w)``: ``features.cls`` where there is a class token, and for models with a classification head
-    ``logits``, ``features.penultimate`` (the head's input), ``head.weight`` and ``head.bias``.
+    ``logits``, ``features.penultimate`` (the head's input), ``head.weight`` and ``head.bias``; for image and text models such as CLIP
+    and SigLIP, of which the vision half is run, ``image_embedding``.
 
     Args:
         files: what the folder holds.
@@ -57,6 +58,9 @@ class HubEncoder(Encoder):
         self._model_config = dict(files.config)
         self._model = build(files, name).to(device=device)
         self._head = _head(self._model)
+        self._project = projection(files)
+        if self._project is not None:
+            self._project.to(device)
         first = self._run(torch.rand(1, 1, self.input.size, self.input.size, generator=torch.Generator().manual_seed(0)).to(device))
         self.layers = chosen(layers, tuple(first.maps), name) if layers else default_layers(str(files.config["model_type"]), first)
         self.provides = map_names(self.layers) | {"image"} | set(first.vectors) | ({"head.weight", "head.bias"} if self._head else set())
@@ -104,7 +108,7 @@ class HubEncoder(Encoder):
         pixels = normalise(images, self.input)
         pixels = pixels.expand(-1, self.input.channels, -1, -1).contiguous(memory_format=memory_format(self._model))
         with torch.no_grad():
-            return hidden_of(self._model, pixels, self._head)
+            return hidden_of(self._model, pixels, self._head, self._project)
 
     def backbone(self) -> nn.Module:
         """The encoder's own network, from normalised pixels to the last hidden state, ``(N, C, h, w)`` or tokens ``(N, T, C)``."""
@@ -115,6 +119,9 @@ class HubEncoder(Encoder):
         other = copy.copy(self)
         other._model = copy.deepcopy(self._model).to(device)
         other._head = _head(other._model)
+        other._project = copy.deepcopy(self._project)
+        if other._project is not None:
+            other._project.to(device)
         return other
 
     def state(self) -> dict[str, Tensor] | None:

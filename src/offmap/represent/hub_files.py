@@ -11,7 +11,10 @@ from torch import Tensor
 from offmap.core.encoder import Input
 from offmap.core.errors import ConfigError, NotAvailableError
 
-PATTERNS = ("config.json", "preprocessor_config.json", "processor_config.json", "model*.safetensors", "model.safetensors.index.json")
+PATTERNS = (
+    *("config.json", "preprocessor_config.json", "processor_config.json", "model*.safetensors", "model.safetensors.index.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "vocab.txt", "merges.txt", "spiece.model"),
+)
 """Files fetched from the model hub; never code, never a pickle."""
 
 DROPPED = ("auto_map", "attn_implementation", "_attn_implementation", "_attn_implementation_internal", "_name_or_path", "custom_pipelines")

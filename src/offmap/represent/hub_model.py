@@ -29,7 +29,7 @@ class Hidden:
 
     Args:
         maps: ``(N, C, h, w)`` by layer, from shallow to deep.
-        vectors: ``logits``, ``features.cls``, ``features.penultimate``, as far as the model has them.
+        vectors: ``logits``, ``features.cls``, ``features.penultimate``, ``image_embedding``, as far as the model has them.
         tokens: the maps come from tokens of one grid (a plain transformer).
     """
 
@@ -38,8 +38,15 @@ class Hidden:
     tokens: bool
 
 
-def build(files: Files, who: str) -> nn.Module:
+JOINT = ("altclip", "chinese_clip", "clip", "metaclip_2", "siglip")
+"""Image and text models whose image embedding is the pooled output of their vision half, times ``visual_projection`` if there is one."""
+
+
+def build(files: Files, who: str, *, whole: bool = False) -> nn.Module:
     """The image model that a configuration describes, with its weights, in float32 and eval mode.
+
+    Args:
+        whole: of an image and text model both halves, not the vision half alone.
 
     Raises:
         ConfigError: unknown kind of model, a text model, weights missing, of wrong shape or not finite.
@@ -49,7 +56,7 @@ def build(files: Files, who: str) -> nn.Module:
         import transformers
     except ImportError as error:
         raise NotAvailableError("hub encoders need transformers: pip install 'offmap[hub]'") from error
-    config = _config(files.config, who)
+    config = _config(files.config, who, whole=whole)
     classifier = str((files.config.get("architectures") or [""])[0]).endswith("ForImageClassification")
     auto = transformers.AutoModelForImageClassification if classifier else transformers.AutoModel
     try:
@@ -59,7 +66,7 @@ def build(files: Files, who: str) -> nn.Module:
         raise ConfigError(
             f"{who}: transformers {transformers.__version__} builds no image model of type {config.model_type!r}: {error}"
         ) from error
-    if kind.main_input_name != "pixel_values":
+    if not whole and kind.main_input_name != "pixel_values":
         raise ConfigError(f"{who} is a {config.model_type} model, which reads {kind.main_input_name}, not images: choose a vision encoder")
     try:
         with _quiet():
@@ -79,7 +86,7 @@ def memory_format(model: nn.Module) -> torch.memory_format:
     return torch.channels_last if convolutional else torch.contiguous_format
 
 
-def _config(values: Mapping[str, Any], who: str) -> Any:
+def _config(values: Mapping[str, Any], who: str, *, whole: bool) -> Any:
     from transformers import AutoConfig
 
     try:
@@ -87,7 +94,7 @@ def _config(values: Mapping[str, Any], who: str) -> Any:
         config = kind.from_dict(dict(values))
     except (KeyError, ValueError, TypeError) as error:
         raise ConfigError(f"{who}: config.json is of no kind of model that this transformers knows: {error}") from error
-    return getattr(config, "vision_config", config)
+    return config if whole else getattr(config, "vision_config", config)
 
 
 @contextmanager
@@ -126,8 +133,20 @@ def base_of(model: nn.Module) -> nn.Module:
     return next((m for m in model.children() if isinstance(m, PreTrainedModel)), model)
 
 
-def hidden_of(model: nn.Module, pixels: Tensor, head: nn.Linear | None) -> Hidden:
-    """Run the model once and read its hidden states, class token, logits and the head's input."""
+def projection(files: Files) -> nn.Module | None:
+    """From the pooled output of an image and text model's vision half to the embedding that texts are compared with; None for others."""
+    if files.config.get("model_type") not in JOINT or "vision_config" not in files.config:
+        return None
+    weight = files.tensors.get("visual_projection.weight")
+    if weight is None:
+        return nn.Identity()
+    linear: nn.Module = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], bias=False)
+    linear.load_state_dict({"weight": weight.float()})
+    return linear.requires_grad_(False)
+
+
+def hidden_of(model: nn.Module, pixels: Tensor, head: nn.Linear | None, project: nn.Module | None = None) -> Hidden:
+    """Run the model once and read its hidden states, class token, logits, the head's input, and its image embedding."""
     kept: dict[str, Any] = {}
     hooks = [base_of(model).register_forward_hook(lambda _, args, out: kept.update(base=out))]
     if head is not None:
@@ -143,6 +162,8 @@ def hidden_of(model: nn.Module, pixels: Tensor, head: nn.Linear | None) -> Hidde
     states = output.get("reshaped_hidden_states") or output.hidden_states
     final = kept["base"][0]
     vectors = {} if head is None else {"logits": output.logits, "features.penultimate": kept["penultimate"].flatten(1)}
+    if project is not None:
+        vectors["image_embedding"] = project(output.pooler_output)
     return _maps(model, states, final, pixels, vectors)
 
 

@@ -12,6 +12,7 @@ from offmap.core.encoder import Encoder, Input
 from offmap.core.errors import BundleError, ConfigError, OODError
 from offmap.represent.device import resolve_device
 from offmap.represent.encoder import BuiltinEncoder
+from offmap.represent.text import WithText, with_text
 
 Given = str | nn.Module
 
@@ -24,6 +25,7 @@ def open_encoder(
     trust_classifier: bool = False,
     input: Input | None = None,
     head: str | None = None,
+    text: str | Sequence[str] = (),
 ) -> Encoder:
     """Open an encoder.
 
@@ -34,11 +36,17 @@ def open_encoder(
         trust_classifier: lets a program file run.
         input: what the network wants to see, in place of what its files or defaults say; of ``builtin`` only the size can change.
         head: dotted name of a classifier's head; found when None.
+        text: prompts or a file of text features, see ``with_text``; none when empty.
 
     Raises:
         ConfigError: unknown kind, layer or head, or files that make no sense.
         NotAvailableError: a missing file, package or device.
     """
+    encoder = _opened(spec, layers, device, trust_classifier, input, head)
+    return with_text(encoder, text)
+
+
+def _opened(spec: Given, layers: Sequence[str], device: str, trust_classifier: bool, input: Input | None, head: str | None) -> Encoder:
     place = resolve_device(device)
     if isinstance(spec, nn.Module):
         return _classifier(spec, layers=layers, device=place, trust=trust_classifier, spec=input, head=head)
@@ -102,6 +110,8 @@ def rebuild(
     if kind in ("slices", "patches"):
         base = rebuild(config["base"], state, given=given, trust_classifier=trust_classifier, device=device)
         return _wrapped(config, base)
+    if kind == "text":
+        return _with_text(config, rebuild(config["base"], state, given=given, trust_classifier=trust_classifier, device=device))
     if kind not in ("builtin", "hub", "classifier"):
         raise BundleError(f"the gate's encoder is of kind {kind!r}; builtin, hub or classifier expected")
     if given is None and (state is None or kind == "classifier"):
@@ -148,6 +158,13 @@ def _kept(config: Mapping[str, Any], state: Mapping[str, Tensor], device: str) -
     except (KeyError, TypeError, ConfigError) as error:
         text = str(error) if isinstance(error, OODError) else f"{type(error).__name__} {error}"
         raise BundleError(f"the gate's encoder cannot be built again: {text}") from error
+
+
+def _with_text(config: Mapping[str, Any], base: Encoder) -> Encoder:
+    try:
+        return WithText(base, None, config)
+    except KeyError as error:
+        raise BundleError(f"the gate's encoder lacks {error} of its texts") from error
 
 
 def _wrapped(config: Mapping[str, Any], base: Encoder) -> Encoder:

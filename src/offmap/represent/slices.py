@@ -9,7 +9,7 @@ from torch import Tensor
 
 from offmap.core.encoder import Encoder
 from offmap.core.errors import ConfigError, SignalError
-from offmap.core.types import Signals
+from offmap.core.types import STATIC, Signals
 
 CHUNK = 32
 """Slices a pass: bounds the memory of a long series."""
@@ -58,7 +58,7 @@ class SliceWise(Encoder):
         if depth == 0:
             raise SignalError(f"volumes of shape {tuple(images.shape)} have no slice")
         flat = images.transpose(1, 2).reshape(n * depth, channels, *images.shape[3:])
-        asked = needs - {"image", "logits", "head.weight", "head.bias"}
+        asked = needs - {"image", "logits", *STATIC}
         parts: dict[str, list[Tensor]] = {}
         for chunk in flat.split(CHUNK):
             for name, value in self.base.encode(chunk, asked).items():

@@ -72,7 +72,9 @@ def _with_constants(signals: Signals) -> Signals:
     """The first two dimensions of every feature, and channels of every map, constant; zero in one, not in the other."""
     out = dict(signals)
     for name, value in signals.items():
-        if name not in STATIC and (name.startswith(("features.", "feature_map.", "nac.")) or base_of(name).endswith(".features")):
+        if name not in STATIC and (
+            name.startswith(("features.", "feature_map.", "proxy_features.", "nac.")) or base_of(name).endswith(".features")
+        ):
             out[name] = value.clone()
             out[name][:, 0], out[name][:, 1] = 0.0, 0.1
     return out

@@ -34,8 +34,9 @@ class FakeEncoder:
 
     Gives ``image (N,1,8,8)``, ``features.<layer> (N,D)`` and ``feature_map.<layer> (N,D,s,s)`` for ``shallow``, ``middle`` and
     ``deep`` with the alias ``last``, ``features.penultimate (N,D)`` without negatives, ``logits (N,3)``, ``head.weight``,
-    ``head.bias``, ``label``; ``odin.logits``, ``odin.features``, ``adascale.features``, ``nac.<layer>`` and ``nac.penultimate``,
-    ``rankfeat.logits.last`` and ``.last_but_one``, ``mc_dropout.logits (N,6,3)``, ``tta.logits (N,8,3)``.
+    ``head.bias``, ``label``; ``image_embedding (N,D)`` near the rows of ``text.embedding (3,D)``; ``proxy_features.<layer>`` of the same
+    images half mixed with odd ones; ``odin.logits``, ``odin.features``, ``adascale.features``, ``nac.<layer>`` and
+    ``nac.penultimate``, ``rankfeat.logits.last`` and ``.last_but_one``, ``mc_dropout.logits (N,6,3)``, ``tta.logits (N,8,3)``.
 
     Args:
         width: D of every layer.
@@ -66,7 +67,19 @@ class FakeEncoder:
         noise = torch.randn(count, 1, 8, 8, dtype=torch.float64, generator=generator)
         out["image"] = (0.5 + 0.05 * noise + (0.3 if ood else 0.0)).clamp(0, 1)
         out |= _further(out, ood=ood, generator=generator)
+        out |= self._beside(out, labels, spread, ood=ood, generator=generator)
         return {**{name: value.to(self.dtype) for name, value in out.items()}, "label": labels}
+
+    def _beside(
+        self, given: Signals, labels: Int64[Tensor, " n"], spread: Float64[Tensor, "n 2"], *, ood: bool, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Signals of an image and text model, and of images that were mixed with others."""
+        embedding = self._rows(len(LAYERS), labels, spread, ood=ood, generator=generator)
+        out = {"image_embedding": embedding, "text.embedding": self._axes(len(LAYERS))[:3]}
+        for i, layer in enumerate(LAYERS):
+            odd = self._rows(i, labels, spread, ood=True, generator=generator)
+            out[f"proxy_features.{layer}"] = 0.5 * given[f"features.{layer}"] + 0.5 * odd
+        return {**out, "proxy_features.last": out["proxy_features.deep"]}
 
     def _axes(self, layer: int) -> Float64[Tensor, "6 d"]:
         """Three class directions, two of variation, one that only odd images have; at right angles where there is room."""

@@ -1,0 +1,40 @@
+"""Mahalanobis distance in the dimensions that move most under a proxy shift."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from offmap.core.linalg import Shrinkage
+from offmap.score._moving import MovingDetector
+from offmap.score.mahalanobis import Mahalanobis
+
+
+@dataclass(frozen=True, kw_only=True)
+class MFSMahalanobis(MovingDetector):
+    """MFS with Mahalanobis: squared distance to the nearest class mean in the kept dimensions, in squared standard deviations.
+
+    Kept are the dimensions whose distribution moves most, by 1-D Wasserstein distance in the unit of the feature, when each fit
+    image x is replaced by ``a x + (1 - a) proxy``, a drawn from {0.25, 0.5, 0.75} (signal ``proxy_features.<layer>``): at least 8, or
+    all of a narrower layer. The paper mixes with natural photographs and tunes ``keep`` on out-of-distribution data; here the
+    proxies are drawn or damaged images, and ``keep`` is never tuned on anything but in-distribution images and proxies.
+
+    Fitting costs a second pass of the encoder over the mixed images, a sort of up to 2000 images, and ``N d^2`` for d kept dimensions;
+    scoring costs ``d^2``; the state is ``d^2`` numbers.
+
+    Fails when the real shift moves other dimensions than the proxies do: what was dropped is not looked at. A dimension of large
+    scale moves far in its unit even where it is mostly noise.
+
+    Args:
+        layer: name of the layer; ``last`` is the encoder's deepest.
+        keep: share of the dimensions, in (0, 1].
+        shrinkage: ``ledoit_wolf`` or ``oas``; both keep the covariance regular when there are fewer images than dimensions.
+    """
+
+    shrinkage: Shrinkage = "ledoit_wolf"
+
+    reference: ClassVar[str] = (
+        "MFS, selection of features by their movement under a proxy shift, in the code of OpenMIBOOD, 2026; "
+        "Lee et al., NeurIPS 2018, arXiv 1807.03888"
+    )
+
+    def base(self) -> Mahalanobis:
+        return Mahalanobis(layer=self.layer, shrinkage=self.shrinkage)
