@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,13 @@ import torch
 from jaxtyping import Float32, Int
 from torch import Tensor
 
+from offmap.benchmark.corrupted import Damage, DamageWork
 from offmap.benchmark.image_set import Item, sources_of
 from offmap.core.encoder import Encoder
-from offmap.core.types import STATIC, Image, NotAssessed
+from offmap.core.types import STATIC, Image, NotAssessed, Source
 from offmap.pipeline.stream import Batch, Progress, Stream
 from offmap.prepare.preparation import Preparation
+from offmap.read.workers import Workers
 
 Seen = Callable[[Int[np.ndarray, " n"], Sequence[Image], Mapping[str, Tensor]], None]
 """Called with positions in the list of items, the prepared images, and their signals."""
@@ -83,6 +85,8 @@ class Reading:
         items: Sequence[Item],
         *,
         form_seed: int | None = None,
+        only: Int[np.ndarray, " k"] | None = None,
+        damage: Damage | None = None,
         large: frozenset[str] = frozenset(),
         seen: Seen | None = None,
         keep: bool = True,
@@ -93,26 +97,30 @@ class Reading:
             name: of the set, for messages and files.
             items: its images.
             form_seed: give each image one random file form; None = as it is.
+            only: positions of the items to read; all when None.
+            damage: a corruption of those that it wants.
             large: further signals that ``seen`` gets and nobody keeps.
             seen: called once for each batch.
             keep: write the vectors to disk.
         """
-        order, collected = {item.name: i for i, item in enumerate(items)}, _Collected()
+        wanted = range(len(items)) if only is None else only.tolist()
+        order, collected = {items[i].name: i for i in wanted}, _Collected()
         stream = Stream(
             self.encoder,
             self.preparation,
             self.needs | large,
             jobs=self.jobs,
             form_seed=form_seed,
-            fingerprint=True,
+            fingerprint=damage is None,
             volumes=self.volumes,
             use_cache=False,
             device=self.device,
         )
-        for batch in stream.over(sources_of(items)):
+        sources = sources_of([items[i] for i in wanted])
+        for batch in stream.over(sources) if damage is None else _damaged(stream, sources, damage):
             collected.take(batch, order, seen)
             if self.progress is not None:
-                self.progress({"event": f"encode {name}", "done": collected.count, "total": len(items)})
+                self.progress({"event": f"encode {name}", "done": collected.count, "total": len(wanted)})
         encoded = collected.whole()
         if keep:
             _save(self._path(name, items, form_seed), encoded)
@@ -132,6 +140,12 @@ class Reading:
         digest = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:16]
         safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
         return self.folder / f"{safe}{'' if form_seed is None else '.formed'}.{digest}.safetensors"
+
+
+def _damaged(stream: Stream, sources: Sequence[Source], damage: Damage) -> Iterator[Batch]:
+    work = DamageWork(steps=stream.preparation.to_json(), limits=stream.limits, damage=damage)
+    with Workers(work, jobs=stream.jobs, limits=stream.limits) as workers:
+        yield from stream.over_messages(workers.run(sources))
 
 
 @dataclass

@@ -17,6 +17,9 @@ BASELINE = "intensity"
 HEAD = frozenset({"logits", "head.weight", "head.bias", "features.penultimate"})
 """Signals that follow from pooled features and a head, without another pass."""
 
+PLAIN = ("features.", "feature_map.", "image", "proxy_features.", "text.")
+"""How signals begin that need no head."""
+
 Reads = Literal["vectors", "large", "passes"]
 """``vectors``: kept for all images; ``large``: maps and images, handed on batch by batch; ``passes``: more passes through a classifier."""
 
@@ -54,12 +57,13 @@ class Method:
         return "label" in self.detector.fit_needs | self.detector.fit_uses
 
 
-def choose(asked: Sequence[str], encoder: Encoder) -> tuple[Method, ...]:
+def choose(asked: Sequence[str], encoder: Encoder, *, trained: bool = False) -> tuple[Method, ...]:
     """The methods asked for, or all; the intensity baseline is always among them.
 
     Args:
         asked: names of detectors; empty = all.
         encoder: that gives the signals.
+        trained: whether its head is trained anew for each division, so that further passes are of that division only.
 
     Raises:
         ConfigError: an unknown name, with the nearest one.
@@ -69,18 +73,18 @@ def choose(asked: Sequence[str], encoder: Encoder) -> tuple[Method, ...]:
         if name not in known:
             raise ConfigError(f"there is no method {name!r}{nearest(name, list(known))}. `offmap methods` lists all")
     names = list(dict.fromkeys([*asked, BASELINE])) if asked else list(known)
-    return tuple(_method(name, known[name](), encoder) for name in names)
+    return tuple(_method(name, known[name](), encoder, trained) for name in names)
 
 
-def _method(name: str, detector: Detector, encoder: Encoder) -> Method:
+def _method(name: str, detector: Detector, encoder: Encoder, trained: bool) -> Method:
     needs = (detector.needs | detector.fit_needs) - {"label"}
     lacking = missing(needs, encoder.provides)
     reason = f"needs {', '.join(lacking)}, which {encoder.name} does not give" if lacking else ""
-    if HEAD & set(lacking):
+    if any(not n.startswith(PLAIN) for n in lacking):
         reason += ": give a classifier with --encoder, or a suite with labels"
     large = any(n == "image" or n.startswith("feature_map") for n in detector.needs)
-    vectors = all(n.startswith(("features.", "proxy_features.", "image_embedding", "text.")) or n in HEAD for n in needs)
-    return Method(name, detector, "large" if large else "vectors" if vectors else "passes", reason)
+    passes = trained and any(n not in HEAD and not n.startswith(PLAIN) for n in needs)
+    return Method(name, detector, "large" if large else "passes" if passes else "vectors", reason)
 
 
 def needs_of(methods: Iterable[Method], provides: frozenset[str], *, fit: bool) -> tuple[frozenset[str], frozenset[str]]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from offmap.benchmark.classifier import Head, codes, train_head
 from offmap.benchmark.encoded import Encoded
 from offmap.benchmark.large import LargeSignals
+from offmap.benchmark.passes import pass_trials
 from offmap.benchmark.plan import HEAD, Method, names_for, needs_of
 from offmap.benchmark.rows import Rows, with_alias
 from offmap.benchmark.setup import Setup
@@ -126,19 +127,27 @@ class Bench:
         reading = setup.reading(vectors | self._head_needs())
         everything = dict.fromkeys([*setup.own, *(name for own in setup.own for name in setup.others(own))])
         order: dict[str, list[int]] = {}
-        for name in (n for n in everything if setup.suite.corruption(n) is None):
+        for name in everything:
             listeners = {key: run for key, run in running.items() if name == key[0] or name in setup.others(key[0])}
-            found = None if listeners else reading.known(name, setup.suite.items(name))
-            if found is None:
-                scorer = _Scorer(name, listeners, order.setdefault(name, []), self)
-                found = reading.encode(name, setup.suite.items(name), large=large if listeners else frozenset(), seen=scorer)
-            self.sets[name] = found
-            self.notes += _refused(name, found)
+            seen = _Scorer(name, listeners, order.setdefault(name, []), self) if listeners else None
+            self.sets[name] = self._read(reading, name, large if listeners else frozenset(), seen)
+            self.notes += _refused(name, self.sets[name])
         for (own, seed, name), run in running.items():
             if (own, seed, name) not in self.trials:
                 method = self._method(name)
                 ranks = {s: np.argsort(at, kind="stable") for s, at in order.items()}
                 self._keep(own, seed, method, run.finish(setup.key(own, seed, method), ranks))
+
+    def _read(self, reading: Reading, name: str, large: frozenset[str], seen: Seen | None) -> Encoded:
+        """A set as it is, or the test images of all divisions with a corruption."""
+        setup, items, made = self.setup, self.setup.suite.items(name), self.setup.suite.corruption(name)
+        if made is not None:
+            test = np.unique(np.concatenate([self.divisions[made[0], seed].test for seed in setup.seeds]))
+            known = reading.known(name, [items[i] for i in test]) if seen is None else None
+            kept = replace(known, at=test[known.at]) if known is not None else None
+            return kept or reading.encode(name, items, only=test, damage=setup.damage(name, test), large=large, seen=seen, keep=False)
+        known = reading.known(name, items) if seen is None else None
+        return known or reading.encode(name, items, large=large, seen=seen)
 
     # methods that read vectors ------------------------------------------------------------------------------------------
 
@@ -156,6 +165,19 @@ class Bench:
                 elif method.reads == "vectors":
                     setup.tell(f"{own.name}: {method.name}", seed, len(setup.seeds))
                     self._keep(own.name, seed, method, self._trial(own, seed, method))
+            self._pass_trials(own, seed)
+
+    def _pass_trials(self, own: Own, seed: int) -> None:
+        """Methods of further passes, through the classifier of this division."""
+        setup, head = self.setup, self.heads.get((own.name, seed))
+        waiting = [m for m in setup.methods if m.reads == "passes" and (own.name, seed, m.name) not in self.trials]
+        if head is None:
+            found = {m.name: Trial("not_run", _unlabelled(own.name)) for m in waiting}
+        elif waiting:
+            setup.tell(f"{own.name}: further passes", seed, len(setup.seeds))
+            found = pass_trials(setup, own.name, seed, self.divisions[own.name, seed], head, waiting)
+        for method in waiting:
+            self._keep(own.name, seed, method, found[method.name])
 
     def _train(self, own: Own, seed: int) -> None:
         """The classifier of one division, trained on its fit part."""
@@ -170,7 +192,7 @@ class Bench:
         head = self.heads.get((own.name, seed))
         reads_head = bool(HEAD & (method.detector.needs | method.detector.fit_needs))
         if setup.base is not None and reads_head and head is None:
-            return Trial("not_run", f"set {own.name} has no labels, so that no classifier was trained on it", key=key)
+            return Trial("not_run", _unlabelled(own.name), key=key)
         try:
             run = fit(method.detector, *self._fit_parts(own, seed, method, head), seed=seed)
             for name in (own.name, *setup.others(own.name)):
@@ -243,6 +265,10 @@ class _Labelled:
             count = len(next(iter(batch.values())))
             yield {**batch, "label": self.labels[start : start + count]}
             start += count
+
+
+def _unlabelled(name: str) -> str:
+    return f"set {name} has no labels, so that no classifier was trained on it"
 
 
 def _refused(name: str, encoded: Encoded) -> list[str]:

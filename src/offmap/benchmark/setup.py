@@ -6,9 +6,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
+from jaxtyping import Int
 
 import offmap
+from offmap.benchmark.corrupted import Damage
 from offmap.benchmark.encoded import Reading, stamp
 from offmap.benchmark.plan import Method
 from offmap.benchmark.suite import Suite
@@ -65,6 +68,18 @@ class Setup:
     def others(self, own: str) -> dict[str, str]:
         """Sets that are there and compared with an in-distribution set, and how."""
         return {name: kind for name, kind in self.suite.others(own).items() if not self.suite.absent(name)}
+
+    def damage(self, name: str, wanted: Int[np.ndarray, " n"] | None = None) -> Damage | None:
+        """What makes a set of corrupted images; None for sets of files.
+
+        Args:
+            wanted: positions of the items to damage; all when None.
+        """
+        made, items = self.suite.corruption(name), self.suite.items(name)
+        if made is None:
+            return None
+        chosen = items if wanted is None else [items[i] for i in wanted.tolist()]
+        return Damage(made[1], made[2], frozenset(item.name for item in chosen))
 
     def reading(self, needs: frozenset[str]) -> Reading:
         """How images become signals."""
