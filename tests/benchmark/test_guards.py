@@ -34,7 +34,7 @@ def test_copies_of_other_sets_are_named() -> None:
     assert overlap.rows.tolist() == [0, 4, 5]
     assert overlap.pairs == (("other/0.png", "own/0.png"), ("other/4.png", "own/4.png"), ("other/5.png", "own/5.png"))
     assert overlap.sentence == (
-        '3 of 6 images of "other" are copies of images of "own"; left out: '
+        '3 of 6 images of "other" look like copies of images of "own"; left out: '
         "other/0.png = own/0.png, other/4.png = own/4.png, other/5.png = own/5.png"
     )
     assert copies.shared("own", "other", rows=[5, 6]).rows.tolist() == [5]
@@ -46,7 +46,9 @@ def test_equal_files_are_copies_whatever_they_show() -> None:
     flat = np.zeros((2, 1, 48, 48))
     copies = find_copies({"own": prints("own", flat[:1], ("d1",)), "other": prints("other", flat, ("d2", "d1"))})
     assert copies.shared("own", "other").rows.tolist() == [1]
-    assert copies.shared("own", "other").sentence.startswith('1 of 2 images of "other" is a copy of images of "own"; left out: other/1.png')
+    assert copies.shared("own", "other").sentence.startswith(
+        '1 of 2 images of "other" looks like a copy of images of "own"; left out: other/1.png'
+    )
 
 
 def test_test_images_that_were_fitted_on_are_named() -> None:
@@ -56,7 +58,7 @@ def test_test_images_that_were_fitted_on_are_named() -> None:
     overlap = copies.tested_twice("own", fitted=range(12), test=range(12, 19))
     assert overlap.rows.tolist() == list(range(12, 19))
     assert overlap.sentence.startswith(
-        '7 of 7 test images of "own" are copies of images that were fitted on; left out: own/12.png = own/0.png'
+        '7 of 7 test images of "own" look like copies of images that were fitted on; left out: own/12.png = own/0.png'
     )
     assert overlap.sentence.endswith("and 2 more")
     assert not len(copies.tested_twice("own", fitted=range(7, 12), test=range(12, 19)).rows)

@@ -258,3 +258,17 @@ def test_a_classifier_is_read(suite: Suite) -> None:
         (0.0, 0.5, 1.0),
         (),
     )
+
+
+def test_classes_are_sorted_as_words_or_as_numbers(suite: Suite) -> None:
+    named = changed(suite.folder, ('near = ["alike"]', 'labels = "folder"\nnear = ["alike"]'))
+    assert named.classes("own") == ["a", "b"]
+    rows = [f"a/{i % 3}.png {label}" for i, label in enumerate((10, 2, 1))]
+    (suite.folder / "list.txt").write_text("\n".join(rows))
+    pair = ('paths = ["b", "a"]', 'list = "list.txt"')
+    assert changed(suite.folder, pair, ('near = ["alike"]', "labels = true")).classes("own") == ["1", "2", "10"]
+    (suite.folder / "list.txt").write_text("\n".join([*rows[:2], "a/2.png -1"]))
+    with pytest.raises(ConfigError, match=r"1 of 3 images have no class, a/2\.png for example"):
+        changed(suite.folder, pair).classes("own")
+    with pytest.raises(ConfigError, match="has one class only, 'a'"):
+        changed(suite.folder, ('paths = ["b", "a"]', 'paths = ["a"]\nlabel = "folder"')).classes("own")

@@ -97,7 +97,7 @@ class Overlap:
         more = f" and {len(self.pairs) - LISTED} more" if len(self.pairs) > LISTED else ""
         part = f'test images of "{self.own}"' if self.other == self.own else f'images of "{self.other}"'
         whom = "images that were fitted on" if self.other == self.own else f'images of "{self.own}"'
-        verb = "is a copy" if len(self.rows) == 1 else "are copies"
+        verb = "looks like a copy" if len(self.rows) == 1 else "look like copies"
         return f"{len(self.rows)} of {self.count} {part} {verb} of {whom}; left out: {shown}{more}"
 
 
@@ -154,7 +154,7 @@ def find_copies(sets: Mapping[str, Prints], *, threshold: float = duplicates.THR
 
     Args:
         sets: fingerprints of each set, by name.
-        threshold: as ``core.duplicates.find``.
+        threshold: as ``core.duplicates.find``. Images of 28 pixels hold little: some that only look alike reach it.
 
     Raises:
         ConfigError: names and fingerprints do not match.

@@ -238,5 +238,6 @@ def _item(asked: ImageSet, row: _Row, folder: Path) -> Item:
 
 def _short(source: Source, folder: Path) -> str:
     """Name of a source: its path below the suite's folder where it lies there."""
-    path = source.path.relative_to(folder) if source.path.is_relative_to(folder) else source.path
-    return sources.printable(f"{path}::{source.key}" if source.key else str(path))
+    path, above = str(source.path), os.path.join(folder, "")
+    path = path[len(above) :] if path.startswith(above) else path
+    return sources.printable(f"{path}::{source.key}" if source.key else path)

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Int
 
 from offmap.benchmark import image_set
+from offmap.benchmark.division import Copies, Division, divided
 from offmap.benchmark.image_set import ImageSet, Item, sources_of
 from offmap.benchmark.suite_file import place, read_tables, shipped
-from offmap.calibrate.split import split as apart
 from offmap.core.component import nearest
-from offmap.core.errors import ConfigError, DataError
+from offmap.core.errors import ConfigError
 from offmap.datasets import local
 from offmap.simulate.corruptions import CORRUPTIONS
 
@@ -32,17 +31,6 @@ __all__ = [
 ]
 
 Kind = Literal["near", "far", "covariate", "corruption"]
-Rows = Int[np.ndarray, " _"]
-Copies = Sequence[Sequence[int]]
-
-
-@dataclass(frozen=True, slots=True)
-class Division:
-    """Rows of an in-distribution set for one seed; disjoint."""
-
-    fit: Rows
-    held_out: Rows
-    test: Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +155,21 @@ class Suite:
                 raise ConfigError(f"set {name!r} of suite {self.name}: {error}") from error
         return list(self._found[name])
 
+    def classes(self, own: str) -> list[str]:
+        """Names of the classes of an in-distribution set: numbers in their order, else sorted.
+
+        Raises:
+            ConfigError: an image has no class, or all have the same.
+        """
+        items = self.items(own)
+        bare = [item.name for item in items if not item.label]
+        if bare:
+            raise ConfigError(f"set {own!r} of suite {self.name}: {len(bare)} of {len(items)} images have no class, {bare[0]} for example")
+        found = {item.label for item in items}
+        if len(found) < 2:
+            raise ConfigError(f"set {own!r} of suite {self.name} has one class only, {min(found)!r}: two or more are needed")
+        return sorted(found, key=int) if all(name.isdecimal() for name in found) else sorted(found)
+
     def files(self, name: str) -> list[Path]:
         """File of each image of a set, as ``items`` orders them.
 
@@ -222,7 +225,7 @@ class Suite:
         Raises:
             DataError: too few images or patients for three parts.
         """
-        return Division(*_divided(items, self.shares, seed, copies))
+        return Division(*divided(items, self.shares, seed, copies))
 
     def split(self, own: str, seed: int, copies: Copies = ()) -> Division:
         """The division of an in-distribution set: the fixed one of its suite, or a random one; rows of ``items(own)``.
@@ -242,7 +245,7 @@ class Suite:
             return Division(*rows)
         both = self.shares[0] + self.shares[1]
         within = [[row for row in group if row < sizes[0]] for group in copies]
-        fit, held_out = _divided(self.items(asked.fit), (self.shares[0] / both, self.shares[1] / both), seed, within)
+        fit, held_out = divided(self.items(asked.fit), (self.shares[0] / both, self.shares[1] / both), seed, within)
         return Division(fit, held_out, rows[-1])
 
 
@@ -361,21 +364,3 @@ def _known(each: InDistribution, sets: Mapping[str, ImageSet], where: str) -> No
     twice = next((name for name in named if named.count(name) > 1), None)
     if twice is not None:
         raise ConfigError(f"{where}, [[id]] {each.set}: the set {twice!r} is there as two things")
-
-
-def _divided(items: Sequence[Item], shares: Sequence[float], seed: int, copies: Copies) -> list[Rows]:
-    patients = [item.patient for item in items]
-    if any(patients):
-        return list(apart(patients, shares=shares, seed=seed, copies=copies))
-    order = np.random.default_rng(seed).permutation(len(items))
-    ends = np.cumsum([round(share * len(items)) for share in shares[:-1]])
-    part, rank = np.empty(len(items), dtype=np.int64), np.argsort(order)
-    for number, rows in enumerate(np.split(order, ends)):
-        part[rows] = number
-    for group in filter(len, copies):
-        rows = np.asarray(group, dtype=np.int64)
-        part[rows] = part[rows[np.argmin(rank[rows])]]
-    found = [order[part[order] == number] for number in range(len(shares))]
-    if any(len(rows) == 0 for rows in found):
-        raise DataError(f"{len(items)} images cannot be divided into {len(shares)} parts with the shares {list(shares)}: give more images")
-    return found
