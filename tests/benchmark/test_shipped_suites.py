@@ -25,7 +25,6 @@ NAMES = {
 OPENMIBOOD = {
     "openmibood-midog": ("resnet50", 2, 7, 2),
     "openmibood-phakir": ("resnet18", 2, 3, 2),
-    "openmibood-oasis3": ("r2plus1d_18", 2, 3, 2),
 }
 
 

@@ -15,7 +15,6 @@ from offmap.core.component import nearest
 from offmap.core.encoder import Encoder, Input
 from offmap.core.errors import ConfigError, NotAvailableError
 from offmap.represent.device import resolve_device
-from offmap.represent.nets.r2plus1d import R2Plus1D
 
 LISTED = 6
 """Tensors that a message names of each kind."""
@@ -48,7 +47,6 @@ NETWORKS: Mapping[str, tuple[int, Callable[[int, int], nn.Module]]] = MappingPro
         "resnet50": (2, _resnet("resnet50", 2)),
         "resnet18_3d": (3, _resnet("resnet18", 3)),
         "resnet50_3d": (3, _resnet("resnet50", 3)),
-        "r2plus1d_18": (3, R2Plus1D),
     }
 )
 """Axes of the images and the network, by name. The residual networks have the tensors of the usual ImageNet ones (``conv1``,
@@ -82,7 +80,7 @@ def read_classifier(asked: Classifier, folder: Path) -> nn.Module:
     """
     path = folder / asked.weights
     weights = _tensors(path)
-    first = next((weights[name] for name in ("conv1.weight", "stem.0.weight") if name in weights), None)
+    first = weights.get("conv1.weight")
     channels = int(first.shape[1]) if first is not None and first.ndim > 1 else len(asked.mean) or 3
     made = network(asked.network, asked.classes, channels=channels)
     _fits(made.state_dict(), weights, f"{path} as {asked.network} with {asked.classes} classes")

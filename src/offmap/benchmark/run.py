@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from offmap.benchmark.classifier import Head, codes, train_head
-from offmap.benchmark.encoded import Encoded
+from offmap.benchmark.encoded import Encoded, Reading, Seen
 from offmap.benchmark.large import LargeSignals
 from offmap.benchmark.passes import pass_trials
 from offmap.benchmark.plan import HEAD, Method, names_for, needs_of
@@ -185,7 +185,10 @@ class Bench:
         fit_rows, test_rows = own.formed.rows(division.fit), native.rows(division.test)
         features, test = own.formed.vectors[PENULTIMATE][fit_rows], native.vectors[PENULTIMATE][test_rows]
         labels = [own.labels[i] for i in own.formed.at[fit_rows]], [own.labels[i] for i in native.at[test_rows]]
-        self.heads[own.name, seed] = train_head(features, labels[0], test, labels[1])
+        try:
+            self.heads[own.name, seed] = train_head(features, labels[0], test, labels[1])
+        except ConfigError as error:
+            self.notes.append(f"no classifier was trained on {own.name} with seed {seed}: {error}")
 
     def _trial(self, own: Own, seed: int, method: Method) -> Trial:
         setup, key = self.setup, self.setup.key(own.name, seed, method)
@@ -268,7 +271,7 @@ class _Labelled:
 
 
 def _unlabelled(name: str) -> str:
-    return f"set {name} has no labels, so that no classifier was trained on it"
+    return f"no classifier was trained on {name}: it has no labels, or one class only"
 
 
 def _refused(name: str, encoded: Encoded) -> list[str]:
