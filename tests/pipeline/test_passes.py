@@ -84,7 +84,10 @@ def test_one_image_scores_as_in_its_folder_and_as_an_array(discs: Path, tmp_path
 def test_the_cache_answers_for_all_signals(discs: Path, tmp_path: Path) -> None:
     module, recipe = Counted(), write_recipe(tmp_path)
     gate = offmap.fit(discs, recipe=recipe, encoder=module, jobs=0)
+    some = gate.score(sorted(discs.iterdir())[5:15], jobs=0).rows
     fresh = gate.score(discs, jobs=0).rows
+    for name in PARTS:
+        assert [r[f"score.{name}"] for r in fresh[5:15]] == pytest.approx([r[f"score.{name}"] for r in some], rel=1e-4, abs=1e-6)
     module.seen = 0
     assert gate.score(discs, jobs=0).rows == fresh
     assert module.seen == 0

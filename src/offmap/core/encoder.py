@@ -33,7 +33,7 @@ class Encoder(ABC):
     Attributes:
         name: as on the command line (``builtin``, ``hub:DIR``, ``classifier:FILE``).
         layers: names from shallow to deep; ``features.last`` is an alias of the last one.
-        provides: names of all signals it can give.
+        provides: names of all signals it can give; base names of those that have settings.
         input: what it wants to see.
         sha256: digest of its weights.
         reentrant: several threads may call ``encode`` at once (no hooks, no state).

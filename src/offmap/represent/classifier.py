@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from offmap.core.encoder import Encoder, Input
 from offmap.core.errors import ConfigError
+from offmap.core.signals import base_of
 from offmap.core.types import Signals
 from offmap.represent.digest import tensors_sha256
 from offmap.represent.further import asked, further, provided
@@ -77,6 +78,8 @@ class ClassifierEncoder(Encoder):
         self._check_parts()
         last = PENULTIMATE if self._head else "output" if not self._parts or trace.output.ndim == 2 else ""
         self.layers = (*parts, last) if last else parts
+        net = self._headed()
+        self._more = frozenset() if net is None else provided(net)
         self.provides = self._provided()
 
     @classmethod
@@ -137,8 +140,7 @@ class ClassifierEncoder(Encoder):
         maps = [n for n, ndim in self._parts.items() if ndim == 4]
         names = {"image", "features.last", *(f"features.{n}" for n in self.layers), *(f"feature_map.{n}" for n in maps)}
         names |= {"feature_map.last"} if maps else set()
-        net = self._headed()
-        return frozenset(names if net is None else names | {"logits", "head.weight", "head.bias"} | provided(net))
+        return frozenset(names | self._more | ({"logits", "head.weight", "head.bias"} if self._head else set()))
 
     def _headed(self) -> Headed | None:
         if self._head is None:
@@ -152,11 +154,14 @@ class ClassifierEncoder(Encoder):
         Raises:
             ConfigError: the network gives no gradients, or its dropout does not run.
         """
-        net, size = self._headed(), self.input.size
-        names = {name for few in asked(net, needs | wanted(needs, self.provides, self.layers)).values() for name in few} if net else set()
+        names, size = self._further(needs | wanted(needs, self.provides, self.layers)), self.input.size
         if names:
             noise = torch.rand(1, self.input.channels, size, size, generator=torch.Generator().manual_seed(0))
-            self.encode(noise.to(next(self._module.parameters(), noise).device), frozenset(names))
+            self.encode(noise.to(next(self._module.parameters(), noise).device), names)
+
+    def _further(self, names: frozenset[str]) -> frozenset[str]:
+        """Those that are signals of further passes."""
+        return frozenset(name for name in names if base_of(name) in self._more)
 
     def _pixels(self, images: Tensor) -> Tensor:
         first = next(self._module.parameters(), torch.empty(0))
@@ -177,8 +182,8 @@ class ClassifierEncoder(Encoder):
             given = {"head.weight": weight, "head.bias": weight.new_zeros(len(weight)) if bias is None else bias.detach().float()}
             signals |= {k: v for k, v in given.items() if k in want}
         net = self._headed()
-        more = {} if net is None else asked(net, needs | want)
-        ordinary = want - {"image", "head.weight", "head.bias"} - (frozenset() if net is None else provided(net))
+        more = {} if net is None else asked(net, self._further(needs | want))
+        ordinary = want - {"image", "head.weight", "head.bias"} - self._more
         if not ordinary and not more:
             return signals
         chunk = GRADIENT_CHUNK if any(family.gradients for family in more) else CHUNK

@@ -25,7 +25,10 @@ def asked(net: Headed, names: Iterable[str]) -> Mapping[Family, Sequence[str]]:
     order = [f"{kind}.{layer}" for kind in ("nac", "rankfeat.logits") for layer in net.maps]
     rank = {name: i for i, name in enumerate(order)}
     known = sorted(names, key=lambda name: (rank.get(base_of(name), len(rank)), name))
-    found = {family: [name for name in known if base_of(name) in family.provided(net)] for family in FAMILIES}
+    found: dict[Family, list[str]] = {}
+    for family in FAMILIES if known else ():
+        gives = family.provided(net)
+        found[family] = [name for name in known if base_of(name) in gives]
     return {family: few for family, few in found.items() if few}
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -63,7 +64,7 @@ def without_leading(maps: Float[Tensor, "n c *s"], steps: int) -> Float[Tensor, 
     """
     matrix = maps.flatten(2)
     strongest = matrix.norm(dim=2).argmax(dim=1)
-    right = unit_norm(matrix[range(len(matrix)), strongest])
+    right = unit_norm(matrix[torch.arange(len(matrix), device=matrix.device), strongest])
     for _ in range(steps):
         left = unit_norm((matrix @ right[:, :, None]).squeeze(2))
         right = unit_norm((left[:, None] @ matrix).squeeze(1))

@@ -23,7 +23,9 @@ class AdaSCALEA(AdaptiveScaling):
     Fitting keeps ``Q'`` of at most ``max_bank`` images; scoring costs ``D log D + K D`` and two forward passes and one backward
     pass an image; the state is ``K (D + 1)`` numbers and the bank.
 
-    Fails where features can be negative, which is refused, and where ``F`` is coarse: from few fit images the percentile takes few values.
+    Fails where features can be negative, which is refused; and where features hardly move, so that ``Q'`` is the first sum: this is
+    larger for in-distribution images, whose activations are stronger, and the percentile goes the wrong way. Measured on a small
+    network (128 features, four parts of the body, two others as odd images): AUROC 0.31, and 0.87 for ``scale``.
 
     Args:
         p_min: percentile of the images that shift most, in %, 0 to ``p_max``.

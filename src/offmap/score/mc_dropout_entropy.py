@@ -15,7 +15,8 @@ class MCDropoutEntropy(ManyLogits):
     """Monte-Carlo dropout, predictive entropy: ``H(mean_s p_s)`` in nats, in [0, log K], over passes with dropout on.
 
     All uncertainty of the averaged answer, whether the passes agree on being undecided or disagree. Only dropout parts (``nn.Dropout``
-    and its kin) are on, batch normalisation stays in eval mode; the noise of an image depends on its pixels only.
+    and its kin) are on, batch normalisation stays in eval mode, and so does dropout that is a function and no part; the noise of an
+    image depends on its pixels only.
 
     Nothing to fit; scoring costs ``samples`` forward passes, shared with ``mc_dropout_mutual_information``; the state is two numbers.
 
