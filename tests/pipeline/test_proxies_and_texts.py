@@ -1,5 +1,6 @@
 """Gates whose methods fit on images mixed with proxies, or ask whether a text fits: fitted on phantoms, saved, loaded, scored."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tests.represent.text_models import saved
+from torch import nn
 
 import offmap
 from offmap.core.errors import ConfigError, NotAvailableError
+from offmap.pipeline import recipe as recipes
 from offmap.represent.encoder import BuiltinEncoder
 from offmap.represent.proxy import WithProxies
 from offmap.simulate.phantoms import draw
@@ -85,3 +88,33 @@ def test_what_is_missing_is_said_before_any_file_is_read(tmp_path: Path) -> None
         offmap.fit(tmp_path / "nowhere", recipe=recipe(tmp_path, f"[encoder]\ntext = 3\n{STEPS}[score.mcm]\n"))
     with pytest.raises(ConfigError, match="'brian' is neither"):
         offmap.fit(tmp_path / "nowhere", recipe=recipe(tmp_path, f'[encoder]\nproxies = ["brian"]\n{STEPS}[score.mfs_knn]\n'))
+
+
+def test_a_classifier_takes_both_and_is_given_again(tmp_path: Path, brains: np.ndarray, others: np.ndarray) -> None:
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(1, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    module = nn.Sequential(body, nn.Linear(16, 3)).eval()
+    np.savez(tmp_path / "texts.npz", np.eye(16)[:4])
+    plan = recipe(
+        tmp_path, f'[encoder]\ntext = "{tmp_path / "texts.npz"}"\n{STEPS}[score.mcm]\n[score.mfs_mahalanobis]\nlayer = "penultimate"\n'
+    )
+    gate = offmap.fit(brains, axes="NHW", recipe=plan, encoder=module, jobs=0)
+    gate.save(tmp_path / "gate")
+    again = offmap.load(tmp_path / "gate", encoder=module)
+    assert again.id == gate.id
+    assert again.score(others, axes="NHW", jobs=0).rows == gate.score(others, axes="NHW", jobs=0).rows
+
+
+def test_volumes_are_mixed_too(tmp_path: Path) -> None:
+    stacks = np.stack([np.stack([draw("brain", 5 * i + d, seed=1, size=64) for d in range(4)]) for i in range(12)])
+    plan = recipe(tmp_path, f"{STEPS}[score.mfs_knn]\nk = 1\n")
+    gate = offmap.fit(stacks, axes="NDHW", volumes=True, recipe=plan, settings={"prepare.resize.size": "48"}, jobs=0)
+    assert [r["status"] for r in gate.score(stacks[:2], axes="NDHW", jobs=0).rows] == ["ok"] * 2
+
+
+def test_texts_and_proxies_are_set_on_the_command_line_as_json(tmp_path: Path) -> None:
+    settings = {"encoder.text": '["a brain", "a chest"]', "encoder.proxies": '["blur"]'}
+    found = recipes.read(recipe(tmp_path, f"{STEPS}[score.mcm]\n"), settings).encoder
+    assert (found.text, found.proxies) == (("a brain", "a chest"), ("blur",))
+    assert recipes.read("standard", {"encoder.text": "texts.npz"}).encoder.text == "texts.npz"
+    assert recipes.from_json(recipes.read("standard", settings).to_json()).encoder == replace(found, spec="builtin")

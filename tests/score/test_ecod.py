@@ -7,7 +7,7 @@ from scipy.stats import skew
 from torch import Tensor
 
 from offmap.core.errors import ConfigError
-from offmap.score.ecod import ECOD, skewness
+from offmap.score.ecod import ECOD, skewness, tails
 
 Signals = dict[str, Tensor]
 
@@ -27,6 +27,18 @@ def test_it_equals_counting(batches: list[Signals], fit_signals: Signals, unseen
     for signals, images in ((unseen, queries), (fit_signals, rows)):
         expected = [naive(rows, image) for image in images[:40]]
         np.testing.assert_allclose(ECOD().fit(batches).score(signals)[:40].numpy(), expected, rtol=1e-5)
+
+
+def test_tails_with_many_equal_values_equal_numpy() -> None:
+    generator = torch.Generator().manual_seed(1)
+    rows, bank = (torch.randint(0, 5, (n, 7), generator=generator).float() for n in (40, 30))
+    rows[0], rows[1], bank[:, 3] = -1.0, 9.0, 2.0
+    left, right = tails(rows, bank.T.contiguous().sort(dim=1).values)
+    below, above = (
+        (1 + compare(bank[None].numpy(), rows[:, None].numpy()).sum(axis=1)) / 31 for compare in (np.less_equal, np.greater_equal)
+    )
+    np.testing.assert_allclose(left.numpy(), -np.log(below), rtol=1e-12)
+    np.testing.assert_allclose(right.numpy(), -np.log(above), rtol=1e-12)
 
 
 def test_skewness_equals_scipy(fit_signals: Signals) -> None:

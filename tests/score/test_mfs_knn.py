@@ -24,16 +24,16 @@ def test_the_distance_of_each_dimension_equals_scipy() -> None:
 
 
 @pytest.mark.parametrize(
-    ("keep", "width", "kept"), [(0.01, 2560, 26), (0.01, 640, 8), (0.01, 24, 8), (0.01, 5, 5), (1.0, 1, 1), (0.5, 40, 20), (0.1, 100, 10)]
+    ("keep", "width", "kept"), [(0.01, 2560, 26), (0.01, 640, 20), (0.01, 24, 20), (0.01, 5, 5), (1.0, 1, 1), (0.5, 50, 25), (0.1, 300, 30)]
 )
-def test_at_least_eight_dimensions_are_kept_where_there_are_so_many(keep: float, width: int, kept: int) -> None:
-    assert count(keep, width) == kept
+def test_at_least_twenty_dimensions_are_kept_where_there_are_so_many(keep: float, width: int, kept: int) -> None:
+    assert count(keep, MFSKNN().least, width) == kept
 
 
 @pytest.mark.parametrize("keep", [0.01, 9 / 40, 1.0])
 def test_it_equals_scikit_learn_on_the_dimensions_that_moved(keep: float) -> None:
     fit, test = moved(200, seed=1), moved(50, seed=2)
-    fitted = MFSKNN(keep=keep, k=4).fit(cut(fit))
+    fitted = MFSKNN(keep=keep, least=8, k=4).fit(cut(fit))
     distances = [wasserstein_distance(a, b) for a, b in zip(fit["features.last"].T, fit["proxy_features.last"].T, strict=True)]
     kept = sorted(np.argsort(distances)[::-1][: max(8, round(keep * 40))])
     assert fitted.state["kept"].tolist() == kept
@@ -59,14 +59,14 @@ def test_a_shift_of_few_dimensions_is_seen_that_drowns_in_all() -> None:
         fitted = detector.fit([fit])
         return float((fitted.score(odd)[:, None] > fitted.score(usual)).double().mean())
 
-    assert area(MFSKNN(keep=9 / 400)) > 0.95 > 0.85 > area(KNN())
+    assert area(MFSKNN(keep=9 / 400, least=1)) > 0.95 > 0.85 > area(KNN())
 
 
 def test_known_failure_a_shift_that_the_proxies_do_not_show_is_not_looked_at() -> None:
     usual = moved(50, seed=2)
     odd = {"features.last": usual["features.last"].clone()}
     odd["features.last"][:, 30:] += 100.0
-    fitted = MFSKNN().fit([moved(200, seed=1)])
+    fitted = MFSKNN(least=9).fit([moved(200, seed=1)])
     torch.testing.assert_close(fitted.score(odd), fitted.score(usual))
 
 
@@ -75,7 +75,9 @@ def test_another_width_is_refused() -> None:
         MFSKNN().fit([moved(60, seed=1)]).score({"features.last": torch.ones(2, 41)})
 
 
-@pytest.mark.parametrize(("wrong", "message"), [({"keep": 0.0}, "keep = 0"), ({"keep": 1.1}, "keep = 1.1"), ({"k": 0}, "k = 0")])
+@pytest.mark.parametrize(
+    ("wrong", "message"), [({"keep": 0.0}, "keep = 0"), ({"keep": 1.1}, "keep = 1.1"), ({"least": 0}, "least = 0"), ({"k": 0}, "k = 0")]
+)
 def test_parameters_out_of_range_are_refused(wrong: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         MFSKNN.from_params(wrong)

@@ -22,14 +22,14 @@ def rows_of(signals: Signals) -> np.ndarray:
 def test_the_dimensions_that_moved_are_kept() -> None:
     fit = moved(200, seed=1)
     distances = [wasserstein_distance(a, b) for a, b in zip(fit["features.last"].T, fit["proxy_features.last"].T, strict=True)]
-    fitted = MFSMahalanobisPP(keep=len(MOVED) / 40).fit(cut(fit))
+    fitted = MFSMahalanobisPP(keep=len(MOVED) / 40, least=1).fit(cut(fit))
     assert fitted.state["kept"].tolist() == sorted(np.argsort(distances)[::-1][: len(MOVED)]) == MOVED
 
 
 def test_it_equals_scikit_learn_with_and_without_labels() -> None:
     fit, test = moved(200, seed=1), moved(50, seed=2)
     rows, queries = rows_of(fit), rows_of(test)
-    detector = MFSMahalanobisPP(keep=len(MOVED) / 40)
+    detector = MFSMahalanobisPP(keep=len(MOVED) / 40, least=1)
     bare = {k: v for k, v in fit.items() if k != "label"}
     np.testing.assert_allclose(detector.fit([bare]).score(test).numpy(), LedoitWolf().fit(rows).mahalanobis(queries), rtol=1e-5)
     which = np.arange(200) % 3
@@ -41,7 +41,7 @@ def test_it_equals_scikit_learn_with_and_without_labels() -> None:
 
 def test_known_failure_a_shift_of_the_length_alone_is_not_seen() -> None:
     usual = moved(50, seed=2)
-    fitted = MFSMahalanobisPP().fit([moved(200, seed=1)])
+    fitted = MFSMahalanobisPP(least=9).fit([moved(200, seed=1)])
     torch.testing.assert_close(fitted.score({"features.last": 9.0 * usual["features.last"]}), fitted.score(usual))
 
 

@@ -82,6 +82,8 @@ def _method(name: str, detector: Detector, encoder: Encoder, trained: bool) -> M
     reason = f"needs {', '.join(lacking)}, which {encoder.name} does not give" if lacking else ""
     if any(not n.startswith(PLAIN) for n in lacking):
         reason += ": give a classifier with --encoder, or a suite with labels"
+    if detector.stream:
+        reason = "its score depends on the images before; sets that are scored one after the other would each be a stream of one kind"
     large = any(n == "image" or n.startswith("feature_map") for n in detector.needs)
     passes = trained and any(n not in HEAD and not n.startswith(PLAIN) for n in needs)
     return Method(name, detector, "large" if large else "passes" if passes else "vectors", reason)

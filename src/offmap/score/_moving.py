@@ -15,9 +15,6 @@ from offmap.core.types import Signals
 from offmap.score._bank import sampled
 from offmap.score._layer import LayerDetector, rows_of
 
-FEWEST = 8
-"""Dimensions kept at least, or all of a narrower layer: below that a share of 1 % of a few hundred would be one or two."""
-
 SAMPLE = 2000
 """Images whose sorted features give the distances."""
 
@@ -29,14 +26,18 @@ class MovingDetector(LayerDetector):
     Args:
         layer: name of the layer; ``last`` is the encoder's deepest.
         keep: share of dimensions.
+        least: dimensions kept at least.
     """
 
     keep: float = 0.01
+    least: int = 20
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.keep <= 1:
             raise ConfigError(f"{self.method()}: keep = {self.keep} must lie in (0, 1]")
+        if self.least < 1:
+            raise ConfigError(f"{self.method()}: least = {self.least} must be at least 1")
         self.base()
 
     @abstractmethod
@@ -54,7 +55,7 @@ class MovingDetector(LayerDetector):
     def learn(self, batches: Iterable[Signals], held_out: Iterable[Signals] | None, generator: torch.Generator) -> State:
         both = sampled(batches, self._both, SAMPLE, generator)
         moved = wasserstein(*both.chunk(2, dim=1))
-        kept = moved.topk(count(self.keep, len(moved))).indices.sort().values
+        kept = moved.topk(count(self.keep, self.least, len(moved))).indices.sort().values
         unseen = None if held_out is None else _Narrow(self, held_out, kept)
         return {**self.base().learn(_Narrow(self, batches, kept), unseen, generator), "kept": kept, "width": torch.tensor(len(moved))}
 
@@ -91,6 +92,6 @@ def wasserstein(one: Float64[Tensor, "n d"], other: Float64[Tensor, "n d"]) -> F
     return (one.sort(dim=0).values - other.sort(dim=0).values).abs().mean(dim=0)
 
 
-def count(keep: float, width: int) -> int:
-    """A share of the dimensions, rounded up, but at least 8, and never more than there are."""
-    return min(width, max(FEWEST, math.ceil(keep * width - 1e-9)))
+def count(keep: float, least: int, width: int) -> int:
+    """A share of the dimensions, rounded up, but not below ``least``, and never more than there are."""
+    return min(width, max(least, math.ceil(keep * width - 1e-9)))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
 from offmap.core.detector import State
@@ -59,9 +59,18 @@ class ECOD(LayerDetector):
 def tails(rows: Float32[Tensor, "n d"], ordered: Float32[Tensor, "d m"]) -> tuple[Float64[Tensor, "n d"], Float64[Tensor, "n d"]]:
     """``-ln`` of the share of sorted values at or below, and at or above, each number, both counting the number itself."""
     values, count = rows.T.contiguous(), ordered.shape[1]
-    below = torch.searchsorted(ordered, values, right=True).T.double()
-    above = count - torch.searchsorted(ordered, values).T.double()
-    return -((1 + below) / (count + 1)).log(), -((1 + above) / (count + 1)).log()
+    upto = torch.searchsorted(ordered, values, right=True)
+    last = (upto - 1).clamp_min(0)
+    before = torch.where(ordered.gather(1, last) == values, run_starts(ordered).gather(1, last), upto)
+    nats = -(torch.arange(1, count + 2, dtype=torch.float64, device=rows.device) / (count + 1)).log()
+    return torch.take(nats, upto).T, torch.take(nats, count - before).T
+
+
+def run_starts(ordered: Float32[Tensor, "d m"]) -> Int64[Tensor, "d m"]:
+    """For each sorted value the place of the first that is equal to it."""
+    places = torch.arange(ordered.shape[1], device=ordered.device).expand(ordered.shape).clone()
+    places[:, 1:][ordered[:, 1:] == ordered[:, :-1]] = 0
+    return places.cummax(dim=1).values
 
 
 def skewness(rows: Float64[Tensor, "n d"]) -> Float64[Tensor, " d"]:

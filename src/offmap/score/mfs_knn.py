@@ -12,9 +12,9 @@ class MFSKNN(MovingDetector):
     """MFS with k-NN: the kept dimensions, divided by their length, then the distance to the k-th in-distribution neighbour, in [0, 2].
 
     Kept are the dimensions whose distribution moves most, by 1-D Wasserstein distance in the unit of the feature, when each fit
-    image x is replaced by ``a x + (1 - a) proxy``, a drawn from {0.25, 0.5, 0.75} (signal ``proxy_features.<layer>``): at least 8, or
-    all of a narrower layer. The paper mixes with natural photographs and tunes ``keep`` on out-of-distribution data; here the
-    proxies are drawn or damaged images, and ``keep`` is never tuned on anything but in-distribution images and proxies.
+    image x is replaced by ``a x + (1 - a) proxy``, a drawn from {0.25, 0.5, 0.75} (signal ``proxy_features.<layer>``). The original
+    mixes with natural photographs and tunes ``keep`` on out-of-distribution data; here proxies are drawn or damaged images, and
+    ``keep`` is for in-distribution images and proxies to choose, never for out-of-distribution ones.
 
     Fitting costs a second pass of the encoder over the mixed images and a sort of up to 2000 images; scoring costs ``M d`` for M rows of
     d kept dimensions; the state is ``M d`` numbers in float32.
@@ -25,6 +25,7 @@ class MFSKNN(MovingDetector):
     Args:
         layer: name of the layer; ``last`` is the encoder's deepest.
         keep: share of the dimensions, in (0, 1].
+        least: dimensions kept at least, or all of a narrower layer; 20 is what 1 % was in the networks of 2048 that it was tried on.
         k: which neighbour; not given: 5 % of the bank, at least 1 and at most 50.
         max_bank: rows kept; a uniform sample of more.
     """

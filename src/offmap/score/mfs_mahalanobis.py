@@ -13,9 +13,9 @@ class MFSMahalanobis(MovingDetector):
     """MFS with Mahalanobis: squared distance to the nearest class mean in the kept dimensions, in squared standard deviations.
 
     Kept are the dimensions whose distribution moves most, by 1-D Wasserstein distance in the unit of the feature, when each fit
-    image x is replaced by ``a x + (1 - a) proxy``, a drawn from {0.25, 0.5, 0.75} (signal ``proxy_features.<layer>``): at least 8, or
-    all of a narrower layer. The paper mixes with natural photographs and tunes ``keep`` on out-of-distribution data; here the
-    proxies are drawn or damaged images, and ``keep`` is never tuned on anything but in-distribution images and proxies.
+    image x is replaced by ``a x + (1 - a) proxy``, a drawn from {0.25, 0.5, 0.75} (signal ``proxy_features.<layer>``). The original
+    mixes with natural photographs and tunes ``keep`` on out-of-distribution data; here proxies are drawn or damaged images, and
+    ``keep`` is for in-distribution images and proxies to choose, never for out-of-distribution ones.
 
     Fitting costs a second pass of the encoder over the mixed images, a sort of up to 2000 images, and ``N d^2`` for d kept dimensions;
     scoring costs ``d^2``; the state is ``d^2`` numbers.
@@ -26,6 +26,7 @@ class MFSMahalanobis(MovingDetector):
     Args:
         layer: name of the layer; ``last`` is the encoder's deepest.
         keep: share of the dimensions, in (0, 1].
+        least: dimensions kept at least, or all of a narrower layer; 20 is what 1 % was in the networks of 2048 that it was tried on.
         shrinkage: ``ledoit_wolf`` or ``oas``; both keep the covariance regular when there are fewer images than dimensions.
     """
 
