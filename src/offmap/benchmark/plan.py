@@ -10,6 +10,7 @@ from offmap.core.detector import Detector, missing
 from offmap.core.encoder import Encoder
 from offmap.core.errors import ConfigError
 from offmap.represent.layers import wanted
+from offmap.represent.proxy import with_proxies
 
 BASELINE = "intensity"
 """Always a row: what a method over features is worth, it must show against grey values and spectrum alone."""
@@ -78,15 +79,26 @@ def choose(asked: Sequence[str], encoder: Encoder, *, trained: bool = False) -> 
 
 def _method(name: str, detector: Detector, encoder: Encoder, trained: bool) -> Method:
     needs = (detector.needs | detector.fit_needs) - {"label"}
-    lacking = missing(needs, encoder.provides)
+    lacking = missing(needs, with_proxies(encoder, needs).provides)
+    large = any(n == "image" or n.startswith("feature_map") for n in detector.needs)
+    passes = trained and any(n not in HEAD and not n.startswith(PLAIN) for n in needs)
     reason = f"needs {', '.join(lacking)}, which {encoder.name} does not give" if lacking else ""
     if any(not n.startswith(PLAIN) for n in lacking):
         reason += ": give a classifier with --encoder, or a suite with labels"
+    if not (lacking or passes):
+        reason = _refusal(encoder, detector)
     if detector.stream:
         reason = "its score depends on the images before; sets that are scored one after the other would each be a stream of one kind"
-    large = any(n == "image" or n.startswith("feature_map") for n in detector.needs)
-    passes = trained and any(n not in HEAD and not n.startswith(PLAIN) for n in needs)
     return Method(name, detector, "large" if large else "passes" if passes else "vectors", reason)
+
+
+def _refusal(encoder: Encoder, detector: Detector) -> str:
+    """Why the network cannot give what it names; empty when it can."""
+    try:
+        encoder.ready(detector.needs)
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 def needs_of(methods: Iterable[Method], provides: frozenset[str], *, fit: bool) -> tuple[frozenset[str], frozenset[str]]:

@@ -77,11 +77,13 @@ def evaluate(bench: Bench, *, repeats: int = REPEATS) -> Results:
         test, twice = _test_rows(bench, own, seed, copies)
         out.overlaps += [twice] if len(twice.rows) else []
         for other, kind in setup.others(own).items():
-            kept = _other_rows(bench, own, other, copies, out)
+            kept = _other_rows(bench, own, seed, other, copies, out)
             found = {
                 name: Compared(trial.scores[own][test], trial.scores[other][kept]) for name, trial in good.items() if other in trial.scores
             }
             if min(len(test), len(kept)) < 2:
+                reason = f"{len(test)} test images and {len(kept)} others: two of each are needed"
+                out.rows.append({**_base(bench, "", own), "other_set": other, "kind": kind, "status": "not_run", "reason": reason})
                 continue
             draws = _draws(bench, own, test, other, kept, repeats)
             for name, row in _compare(found, draws, out, (own, other)).items():
@@ -116,10 +118,13 @@ def _test_rows(bench: Bench, own: str, seed: int, copies: Copies) -> tuple[Int[n
     return np.setdiff1d(test, twice.rows, assume_unique=True), twice
 
 
-def _other_rows(bench: Bench, own: str, other: str, copies: Copies, out: Results) -> Int[np.ndarray, " m"]:
-    """Rows of the other set without those that are copies of in-distribution images."""
-    every = np.arange(len(bench.sets[other].at))
-    if own not in copies.items or other not in copies.items or bench.setup.suite.corruption(other) is not None:
+def _other_rows(bench: Bench, own: str, seed: int, other: str, copies: Copies, out: Results) -> Int[np.ndarray, " m"]:
+    """Rows of the other set: without copies of in-distribution images; of corrupted images those of this division's test part."""
+    encoded = bench.sets[other]
+    if bench.setup.suite.corruption(other) is not None:
+        return np.flatnonzero(np.isin(encoded.at, bench.divisions[own, seed].test))
+    every = np.arange(len(encoded.at))
+    if own not in copies.items or other not in copies.items:
         return every
     shared = copies.shared(own, other)
     if len(shared.rows) and not any(o.own == own and o.other == other for o in out.overlaps):
@@ -130,9 +135,11 @@ def _other_rows(bench: Bench, own: str, other: str, copies: Copies, out: Results
 def _draws(
     bench: Bench, own: str, test: Int[np.ndarray, " n"], other: str, kept: Int[np.ndarray, " m"], repeats: int
 ) -> tuple[Float[np.ndarray, "b n"], Float[np.ndarray, "b m"]]:
-    """How often each image is drawn: by set, so that all methods, seeds and pairs share their draws."""
-    mine = bootstrap.draws(own, len(bench.sets[own].at), repeats=repeats)[:, test]
-    return mine, bootstrap.draws(other, len(bench.sets[other].at), repeats=repeats)[:, kept]
+    """How often each image is drawn: by set, so that all methods, seeds and pairs share their draws; a corrupted image goes with its own."""
+    mine, there = bootstrap.draws(own, len(bench.sets[own].at), repeats=repeats), bench.sets[other]
+    if bench.setup.suite.corruption(other) is not None:
+        return mine[:, test], mine[:, bench.sets[own].rows(there.at[kept])]
+    return mine[:, test], bootstrap.draws(other, len(there.at), repeats=repeats)[:, kept]
 
 
 def _compare(

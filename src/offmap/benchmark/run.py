@@ -79,8 +79,8 @@ class Bench:
     def _own(self, name: str, stack: ExitStack) -> Own:
         """Read an in-distribution set in the form that is fitted on, and divide it."""
         setup, suite = self.setup, self.setup.suite
-        vectors, large = needs_of(setup.methods, setup.encoder.provides, fit=True)
-        items, reading = suite.items(name), setup.reading(vectors | self._head_needs())
+        vectors, large = needs_of(setup.methods, setup.fit_encoder.provides, fit=True)
+        items, reading = suite.items(name), setup.reading(vectors | self._head_needs(), fit=True)
         waiting = [m for m in setup.methods if m.reads == "large" and setup.pending(name, m)]
         kept = stack.enter_context(LargeSignals(large.union(*(m.detector.needs for m in waiting)))) if waiting else None
         formed = reading.known(name, items, form_seed=setup.form_seed) if kept is None else None

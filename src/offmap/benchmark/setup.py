@@ -19,6 +19,7 @@ from offmap.benchmark.trial import Trial, settings
 from offmap.core.encoder import Encoder
 from offmap.pipeline.recipe import Recipe
 from offmap.pipeline.stream import Progress
+from offmap.represent.proxy import with_proxies
 
 FORM_SEED = 0
 """Of the random file form that each image to fit on gets, where the recipe asks for one."""
@@ -61,6 +62,12 @@ class Setup:
         return frozenset(labelled) if self.base is not None else frozenset()
 
     @cached_property
+    def fit_encoder(self) -> Encoder:
+        """The encoder, with proxy features where a method is fitted on them."""
+        needs = frozenset().union(*(m.detector.fit_needs for m in self.methods if not m.lacking))
+        return with_proxies(self.encoder, needs, self.recipe.encoder.proxies)
+
+    @cached_property
     def form_seed(self) -> int | None:
         """Of the forms of images to fit on; None = as they are."""
         return FORM_SEED if self.recipe.forms.random else None
@@ -81,10 +88,19 @@ class Setup:
         chosen = items if wanted is None else [items[i] for i in wanted.tolist()]
         return Damage(made[1], made[2], frozenset(item.name for item in chosen))
 
-    def reading(self, needs: frozenset[str]) -> Reading:
-        """How images become signals."""
+    def reading(self, needs: frozenset[str], *, fit: bool = False) -> Reading:
+        """How images become signals, for fitting or as they are."""
         preparation = self.recipe.preparation(self.encoder.input.size)
-        return Reading(self.encoder, preparation, needs, self.out / "signals", self.jobs, self.suite.volumes, self.device, self.progress)
+        return Reading(
+            self.fit_encoder if fit else self.encoder,
+            preparation,
+            needs,
+            self.out / "signals",
+            self.jobs,
+            self.suite.volumes,
+            self.device,
+            self.progress,
+        )
 
     def tell(self, event: str, done: int, total: int) -> None:
         """Progress."""
