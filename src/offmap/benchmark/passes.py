@@ -1,6 +1,7 @@
 """Methods that take further passes through a classifier whose head is trained anew for each division."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,37 +18,53 @@ from offmap.core.errors import ConfigError
 from offmap.represent.probe import probed
 
 
-def pass_trials(setup: Setup, own: str, seed: int, division: Division, head: Head, methods: Sequence[Method]) -> dict[str, Trial]:
+def pass_trials(
+    setup: Setup, own: str, seed: int, division: Division, head: Head, methods: Sequence[Method], sets: Mapping[str, Encoded]
+) -> dict[str, Trial]:
     """Trials of some methods on one division; every set goes through the classifier once for all of them.
 
     Args:
+        sets: images of each set that could be assessed.
         methods: those whose ``reads`` is ``passes``.
     """
     if setup.base is None:
         raise ConfigError("no classifier is trained in this benchmark")
     encoder = probed(setup.base, head.weight, head.bias, device=setup.device)
-    return _Passes(setup, own, seed, encoder, tuple(methods)).run(division)
+    return _Passes(setup, own, seed, encoder, tuple(methods), sets).run(division)
 
 
 class _Passes:
     """One division: its classifier, and the methods that are still in the running."""
 
-    def __init__(self, setup: Setup, own: str, seed: int, encoder: Encoder, methods: tuple[Method, ...]) -> None:
-        self.setup, self.own, self.seed, self.encoder = setup, own, seed, encoder
+    def __init__(
+        self, setup: Setup, own: str, seed: int, encoder: Encoder, methods: tuple[Method, ...], sets: Mapping[str, Encoded]
+    ) -> None:
+        self.setup, self.own, self.seed, self.encoder, self.sets = setup, own, seed, encoder, sets
         self.trials: dict[str, Trial] = {}
         self.running: dict[str, Running] = {}
         self.methods = tuple(m for m in methods if self._ready(m))
 
     def run(self, division: Division) -> dict[str, Trial]:
-        """Fit, score every set, give the trials."""
+        """Fit, score every set, give the trials; of the in-distribution set only test images are scored, the others are NaN."""
         self._fit(division)
-        for name in (self.own, *self.setup.others(self.own)):
-            if self.running:
-                made = self.setup.suite.corruption(name) is not None
-                items = division.test if made else np.arange(len(self.setup.suite.items(name)))
-                self._score(name, self._encoded(name, np.sort(items), fit=False))
+        suite = self.setup.suite
+        order: dict[str, np.ndarray] = {}
+        for name in (self.own, *self.setup.others(self.own)) if self.running else ():
+            count = len(suite.items(name))
+            part = name == self.own or suite.corruption(name) is not None
+            encoded = self._encoded(name, np.sort(division.test) if part else np.arange(count), fit=False)
+            self._score(name, encoded)
+            order[name] = encoded.at
         done = {name: run.finish(self._key(self._method(name))) for name, run in self.running.items()}
-        return {**self.trials, **done}
+        return {**self.trials, **{name: replace(trial, scores=self._spread(trial, order)) for name, trial in done.items()}}
+
+    def _spread(self, trial: Trial, order: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """One number for each row of a set; NaN where an image was not asked for."""
+        out = {}
+        for name, scores in trial.scores.items():
+            out[name] = np.full(len(self.sets[name].at), np.nan, dtype=np.float32)
+            out[name][self.sets[name].rows(order[name])] = scores[np.isin(order[name], self.sets[name].at)]
+        return out
 
     def _ready(self, method: Method) -> bool:
         try:

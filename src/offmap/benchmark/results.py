@@ -135,7 +135,10 @@ def _other_rows(bench: Bench, own: str, seed: int, other: str, copies: Copies, o
 def _draws(
     bench: Bench, own: str, test: Int[np.ndarray, " n"], other: str, kept: Int[np.ndarray, " m"], repeats: int
 ) -> tuple[Float[np.ndarray, "b n"], Float[np.ndarray, "b m"]]:
-    """How often each image is drawn: by set, so that all methods, seeds and pairs share their draws; a corrupted image goes with its own."""
+    """How often each image is drawn: by set, so that all methods, seeds and pairs share their draws.
+
+    A corrupted image is drawn as often as the image that it was made from.
+    """
     mine, there = bootstrap.draws(own, len(bench.sets[own].at), repeats=repeats), bench.sets[other]
     if bench.setup.suite.corruption(other) is not None:
         return mine[:, test], mine[:, bench.sets[own].rows(there.at[kept])]

@@ -175,7 +175,7 @@ class Bench:
             found = {m.name: Trial("not_run", _unlabelled(own.name)) for m in waiting}
         elif waiting:
             setup.tell(f"{own.name}: further passes", seed, len(setup.seeds))
-            found = pass_trials(setup, own.name, seed, self.divisions[own.name, seed], head, waiting)
+            found = pass_trials(setup, own.name, seed, self.divisions[own.name, seed], head, waiting, self.sets)
         for method in waiting:
             self._keep(own.name, seed, method, found[method.name])
 
