@@ -6,6 +6,7 @@ import torch
 from offmap.core.errors import ConfigError
 from offmap.represent.encoder import BuiltinEncoder
 from offmap.represent.probe import probed, width
+from offmap.represent.stochastic import seed_of
 
 IMAGES = torch.rand(3, 1, 64, 64, generator=torch.Generator().manual_seed(1))
 
@@ -44,3 +45,17 @@ def test_a_classifier_has_no_backbone(encoder: BuiltinEncoder) -> None:
     classifier = probed(encoder, torch.zeros(2, width(encoder)), torch.zeros(2))
     with pytest.raises(ConfigError, match="has no backbone"):
         probed(classifier, torch.zeros(2, 7), torch.zeros(2))
+
+
+def test_dropout_before_the_head_takes_one_pass_and_gives_the_masks_written_out(encoder: BuiltinEncoder) -> None:
+    weight = torch.randn(4, width(encoder), generator=torch.Generator().manual_seed(0))
+    classifier, passes = probed(encoder, weight, torch.zeros(4)), []
+    hook = classifier._module.get_submodule("backbone").register_forward_hook(lambda *_: passes.append(1))
+    found = classifier.encode(IMAGES, frozenset({"mc_dropout.logits:passes=5", "features.penultimate"}))
+    hook.remove()
+    assert len(passes) <= 2
+    for i, image in enumerate(IMAGES):
+        rng = torch.Generator().manual_seed(seed_of(image))
+        for s in range(5):
+            kept = found["features.penultimate"][i] * (torch.rand(width(encoder), generator=rng) >= 0.2) / 0.8
+            torch.testing.assert_close(found["mc_dropout.logits:passes=5"][i, s], weight @ kept, rtol=1e-4, atol=1e-4)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from offmap.core.errors import ConfigError
 from offmap.core.signals import Scalar, settings_of
 from offmap.represent.headed import Family, Headed, Run
+from offmap.represent.trace import watched
 
 DEFAULTS: Mapping[str, Scalar] = {"passes": 30}
 SIGNAL = "mc_dropout.logits"
@@ -31,7 +32,8 @@ def mc_dropout_signals(run: Run, names: Sequence[str]) -> dict[str, Tensor]:
     """``mc_dropout.logits (N, S, K)``: of S passes with dropout on and everything else in eval mode.
 
     The masks of an image are drawn on the CPU from a generator seeded with its pixels, so they are the same in any batch, on
-    any device and in any run; the first S of more passes are the same too.
+    any device and in any run; the first S of more passes are the same too. Where the one dropout part lies just before the
+    head, the network runs once and only the head S times.
 
     Raises:
         ConfigError: unknown settings, no pass, or no dropout part that runs.
@@ -40,11 +42,31 @@ def mc_dropout_signals(run: Run, names: Sequence[str]) -> dict[str, Tensor]:
     if min(asked.values()) < 1:
         raise ConfigError(f"signal {min(asked, key=lambda name: asked[name])!r}: passes must be at least 1")
     generators = [torch.Generator().manual_seed(seed_of(image)) for image in run.images]
+    most, before = max(asked.values()), before_head(run)
+    if before is not None:
+        part, values = before
+        head = run.net.module.get_submodule(run.net.head)
+        with torch.no_grad():
+            logits = torch.stack([head(dropped(part, values, generators)).float() for _ in range(most)], dim=1)
+        return {name: logits[:, :passes] for name, passes in asked.items()}
     with dropping(run.net, generators) as count:
-        logits = torch.stack([run.again(run.pixels).gave.float() for _ in range(max(asked.values()))], dim=1)
+        logits = torch.stack([run.again(run.pixels).gave.float() for _ in range(most)], dim=1)
     if not count:
         raise ConfigError(f"none of the dropout parts of {run.net.name} runs in a forward pass: {_way_out()}")
     return {name: logits[:, :passes] for name, passes in asked.items()}
+
+
+def before_head(run: Run) -> tuple[Dropout, Float[Tensor, "n d"]] | None:
+    """The only dropout part and what goes into it, where the head takes just what it gives; None otherwise."""
+    parts = dropouts(run.net.module)
+    if len(parts) != 1:
+        return None
+    name, part = parts[0]
+    with torch.no_grad():
+        calls = watched(run.net.module, frozenset({name, run.net.head}), run.pixels.detach().clone()).calls
+    if name not in calls or calls[name].gave is not calls[run.net.head].given or calls[name].given.ndim != 2:
+        return None
+    return part, calls[name].given
 
 
 def seed_of(image: Float[Tensor, "c h w"]) -> int:
