@@ -31,6 +31,14 @@ def test_draws_depend_on_the_set_and_not_on_who_asks() -> None:
     assert (draws("a", 40, repeats=3).sum(axis=1) == 40).all()
 
 
+def test_images_of_one_patient_are_drawn_together() -> None:
+    found = draws("a", 6, repeats=50, patients=["p", "q", "p", "", "", "q"])
+    assert np.array_equal(found[:, 0], found[:, 2])
+    assert np.array_equal(found[:, 1], found[:, 5])
+    assert not np.array_equal(found[:, 3], found[:, 4])
+    assert (found[:, [0, 1, 3, 4]].sum(axis=1) == 4).all()
+
+
 def test_a_resample_without_one_kind_has_no_value_and_the_interval_leaves_it_out() -> None:
     own, other = scores(False)
     a, b = draws("own", len(own), repeats=20), draws("other", len(other), repeats=20)

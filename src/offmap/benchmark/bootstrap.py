@@ -1,10 +1,10 @@
-"""Bootstrap over images: every metric of many resamples at once, with the same draws for every method.
+"""Bootstrap over images, or patients where they are known: every metric of many resamples at once, the same draws for every method.
 
 Images are drawn anew, detectors stay as fitted (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13).
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ METRICS = ("auroc", "aupr_in", "aupr_out", "fpr95_ood_positive", "fpr95_id_posit
 """Names of the metrics, as the functions of ``offmap.benchmark.metrics``."""
 
 
-def draws(name: str, count: int, *, repeats: int, seed: int = 0) -> Float32[np.ndarray, "{repeats} {count}"]:
+def draws(name: str, count: int, *, repeats: int, seed: int = 0, patients: Sequence[str] = ()) -> Float32[np.ndarray, "{repeats} {count}"]:
     """How often each image of a set is drawn in each resample; the same for equal arguments, whoever asks.
 
     Args:
@@ -25,10 +25,14 @@ def draws(name: str, count: int, *, repeats: int, seed: int = 0) -> Float32[np.n
         count: its number of images.
         repeats: number of resamples.
         seed: of the benchmark.
+        patients: of each image, drawn with all their images; an image of an unknown one (empty) is drawn alone.
     """
     text = hashlib.sha256(f"{seed}:{name}:{count}".encode()).digest()
     rng = np.random.default_rng(int.from_bytes(text[:16], "big"))
-    return rng.multinomial(count, np.full(count, 1 / count), size=repeats).astype(np.float32)
+    units = [who or f"\0{i}" for i, who in enumerate(patients)] or list(range(count))
+    _, unit = np.unique(units, return_inverse=True)
+    number = int(unit.max(initial=-1)) + 1
+    return rng.multinomial(number, np.full(number, 1 / number), size=repeats).astype(np.float32)[:, unit]
 
 
 def replicates(

@@ -25,7 +25,7 @@ COLUMNS = (
     *(f"{name}_{end}" for name in METRICS[1:] for end in ("lo", "hi")),
     *("head_accuracy", "tuned_on_ood"),
 )
-"""Columns of the tidy table. ``_lo`` and ``_hi``: 95 % interval by bootstrap over images, for the AUROC also by DeLong.
+"""Columns of the tidy table. ``_lo`` and ``_hi``: 95 % interval by bootstrap over images (patients where known), for the AUROC also by DeLong.
 ``below_best``: AUROC of the best method on the same sets and seed minus this one's, paired, with DeLong's interval and p-value."""
 
 Row = dict[str, Any]
@@ -139,10 +139,15 @@ def _draws(
 
     A corrupted image is drawn as often as the image that it was made from.
     """
-    mine, there = bootstrap.draws(own, len(bench.sets[own].at), repeats=repeats), bench.sets[other]
+    mine, there = _drawn(bench, own, repeats), bench.sets[other]
     if bench.setup.suite.corruption(other) is not None:
         return mine[:, test], mine[:, bench.sets[own].rows(there.at[kept])]
-    return mine[:, test], bootstrap.draws(other, len(there.at), repeats=repeats)[:, kept]
+    return mine[:, test], _drawn(bench, other, repeats)[:, kept]
+
+
+def _drawn(bench: Bench, name: str, repeats: int) -> Float[np.ndarray, "b n"]:
+    items, at = bench.setup.suite.items(name), bench.sets[name].at
+    return bootstrap.draws(name, len(at), repeats=repeats, patients=[items[i].patient for i in at])
 
 
 def _compare(
