@@ -29,7 +29,7 @@ def draws(name: str, count: int, *, repeats: int, seed: int = 0, patients: Seque
     """
     text = hashlib.sha256(f"{seed}:{name}:{count}".encode()).digest()
     rng = np.random.default_rng(int.from_bytes(text[:16], "big"))
-    units = [who or f"\0{i}" for i, who in enumerate(patients)] or list(range(count))
+    units = [who or f"\0{i}" for i, who in enumerate(patients)] or [f"\0{i:09d}" for i in range(count)]
     _, unit = np.unique(units, return_inverse=True)
     number = int(unit.max(initial=-1)) + 1
     return rng.multinomial(number, np.full(number, 1 / number), size=repeats).astype(np.float32)[:, unit]
