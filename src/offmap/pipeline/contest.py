@@ -57,7 +57,7 @@ class Contestant:
         self.fitted = None
 
     def fit(self, store: SignalStore, fit_rows: Rows, held_out: Rows, *, seed: int, device: torch.device) -> None:
-        """Fit on some rows of a store."""
+        """Fit on some rows of a store; a detector that reads maps on those whose maps were kept."""
         needs = self.detector.needs | self.detector.fit_needs
         uses = {u for u in self.detector.fit_uses if not missing([u], store.names) and not u.startswith("feature_map")}
         if "label" in needs and "label" not in store.names:
@@ -65,7 +65,9 @@ class Contestant:
             return
         start = time.perf_counter()
         try:
-            batches, unseen = (store.batches(rows, needs | uses, device=device) for rows in (fit_rows, held_out))
+            mapped = any(name == "image" or name.startswith("feature_map") for name in needs)
+            parts = [store.has_map(rows) if mapped else rows for rows in (fit_rows, held_out)]
+            batches, unseen = (store.batches(rows, needs | uses, device=device) for rows in parts)
             self.fitted = self.detector.fit(batches, held_out=unseen, generator=torch.Generator().manual_seed(seed))
         except Exception as error:  # one method must not stop the others
             self.fail(error)
@@ -90,7 +92,7 @@ class Contestant:
 def evaluations(passes: str) -> float:
     """Network passes of ``1F`` or ``2F+1B``, forward and backward counted alike; infinite where a letter stands for a number."""
     terms = [re.fullmatch(r"(\d+)[FB]", term.strip()) for term in passes.split("+")]
-    return sum(int(term[1]) if term else float("inf") for term in terms)
+    return float(sum(float(term[1]) if term else float("inf") for term in terms))
 
 
 def enter(methods: Sequence[str], encoder: Encoder, budget: str) -> list[Contestant]:

@@ -19,6 +19,7 @@ from offmap.pipeline.contest import Contestant, Kept, enter, score_all
 from offmap.pipeline.findings import evidence, told
 from offmap.pipeline.gate import cores
 from offmap.pipeline.inputs import PathLike, images, is_array, paths
+from offmap.pipeline.learn import MAP_ROWS
 from offmap.pipeline.ranking import Standing
 from offmap.pipeline.recipe import Recipe
 from offmap.pipeline.store import SignalStore
@@ -166,7 +167,7 @@ class _Run:
     def recommend(self, entered: list[Contestant]) -> Recommendation:
         layers = self.stream.encoder.layers
         data, seen = Collected(), dict[str, Source]()
-        with SignalStore(layers) as store, SignalStore(layers) as vectors:
+        with SignalStore(layers, map_rows=MAP_ROWS) as store, SignalStore(layers) as vectors:
             self._read(store, data, seen)
             parts, units = self._divide(data)
             clean = [data.kept[row] for row in parts.test]

@@ -12,7 +12,7 @@ from offmap.report.templating import GENERATOR, environment, policy
 
 COLUMNS = ("rank", "method", "status", "reason", "mean", "mean_lo", "mean_hi", "local", "whole", "form_auroc", "map", "passes")
 COSTS = ("fit_s", "score_ms_per_item", "state_mb")
-WIDTH = 220
+WIDTH = 150
 """Of the bars, in pixels."""
 BEST = 6
 """Detectors whose AUROC of each kind is shown on the page; the table has all."""
