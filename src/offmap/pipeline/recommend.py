@@ -29,6 +29,7 @@ from offmap.pipeline.toml import to_toml
 from offmap.read.messages import Message
 from offmap.read.workers import Workers
 from offmap.report.ranking import Ranking, refuse_foreign
+from offmap.report.words import count
 from offmap.represent.device import resolve_device
 from offmap.represent.open import open_encoder
 from offmap.score.fusion import Fusion
@@ -191,10 +192,10 @@ class _Run:
             batches, total = stream.over([found[i] for i in order]), len(found)
         collect(_noting(batches, seen), store, data, limit=self.limit, labels={}, total=total, progress=self.progress)
         if data.n < SMALLEST:
-            dropped = (
-                f"; {len(data.dropped)} could not be used ({', '.join(sorted({d.reason for d in data.dropped}))})" if data.dropped else ""
-            )
-            raise DataError(f"{data.n} images to compare detectors on{dropped}. At least {SMALLEST} are needed, 200 or more are better")
+            reasons = ", ".join(sorted({d.reason for d in data.dropped}))
+            dropped = f"; {len(data.dropped)} could not be used ({reasons})" if data.dropped else ""
+            have = f"{count(data.n, 'image')} to compare detectors on{dropped}"
+            raise DataError(f"{have}. At least {SMALLEST} are needed, 200 or more are better")
         if all(data.labels):
             store.add("label", codes(data.labels)[0])
 
