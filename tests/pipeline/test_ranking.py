@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 
+from offmap.core.detector import Fitted
 from offmap.pipeline.contest import Contestant, evaluations
 from offmap.pipeline.findings import sentences
 from offmap.pipeline.ranking import Draws, Standing, areas_under, choose, measure, order, usable
@@ -46,11 +48,11 @@ def test_a_copy_is_not_compared_with_its_own_original() -> None:
     assert areas[1:].mean() == pytest.approx(0.5, abs=0.01)
 
 
-def contestant(name: str, shift: float, *, noise: int = 0, cost: int = 1) -> Contestant:
+def contestant(name: str, shift: float, *, noise: int = 0, megabytes: float = 1.0) -> Contestant:
     """Scores of 40 images whose anomalies lie ``shift`` higher."""
     rng = np.random.default_rng(noise)
-    detector = KNN(k=cost) if "+" not in name else Fusion(methods=("knn", "mahalanobis"))
-    one = Contestant(name, detector)
+    detector = KNN() if "+" not in name else Fusion(methods=("knn", "mahalanobis"))
+    one = Contestant(name, detector, fitted=Fitted(detector, {"bank": torch.zeros(round(megabytes * 250_000))}))
     clean = np.random.default_rng(7).normal(size=40)
     one.scores = {"clean": clean} | {
         kind: clean[rng.permutation(40)] + (shift if KINDS[kind].group in ("local", "whole") else 0.0)
@@ -79,13 +81,14 @@ def test_a_standing_is_the_mean_of_parts_and_whole() -> None:
 
 
 def test_of_those_that_cannot_be_told_apart_the_cheapest_is_chosen() -> None:
-    near = [standing(contestant(name, 1.0, noise=n)) for n, name in enumerate(("b", "a", "b + a"))]
+    sizes = {"large": 4.0, "small": 1.0, "small too": 0.9, "large + small": 0.1}
+    near = [standing(contestant(name, 1.0, noise=n, megabytes=sizes[name])) for n, name in enumerate(sizes)]
     far = standing(contestant("far", 0.2))
     ranked = order([*near, far])
     assert ranked[-1] is far
-    assert choose(ranked).one.name == "a"
+    assert choose(ranked) is next(s for s in ranked if s.one.name.startswith("small"))
     told = " ".join(sentences(choose(ranked), ranked, Mahalanobis()))
-    assert ("cheapest" in told) == (ranked[0].one.name != "a")
+    assert ("cheapest" in told) == (not ranked[0].one.name.startswith("small"))
 
 
 def test_a_detector_that_is_clearly_better_is_chosen_whatever_its_price() -> None:
