@@ -52,7 +52,7 @@ def contestant(name: str, shift: float, *, noise: int = 0, megabytes: float = 1.
     """Scores of 40 images whose anomalies lie ``shift`` higher."""
     rng = np.random.default_rng(noise)
     detector = KNN() if "+" not in name else Fusion(methods=("knn", "mahalanobis"))
-    one = Contestant(name, detector, fitted=Fitted(detector, {"bank": torch.zeros(round(megabytes * 250_000))}))
+    one = Contestant(name, detector, fitted=Fitted(detector, {"bank": torch.zeros(1).expand(round(megabytes * 250_000))}))
     clean = np.random.default_rng(7).normal(size=40)
     one.scores = {"clean": clean} | {
         kind: clean[rng.permutation(40)] + (shift if KINDS[kind].group in ("local", "whole") else 0.0)
@@ -81,7 +81,7 @@ def test_a_standing_is_the_mean_of_parts_and_whole() -> None:
 
 
 def test_of_those_that_cannot_be_told_apart_the_cheapest_is_chosen() -> None:
-    sizes = {"large": 4.0, "small": 1.0, "small too": 0.9, "large + small": 0.1}
+    sizes = {"large": 64.0, "small": 1.0, "small too": 0.1, "large + small": 0.1}
     near = [standing(contestant(name, 1.0, noise=n, megabytes=sizes[name])) for n, name in enumerate(sizes)]
     far = standing(contestant("far", 0.2))
     ranked = order([*near, far])

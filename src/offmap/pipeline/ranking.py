@@ -15,6 +15,9 @@ REPEATS = 1000
 TIE = 0.01
 """Largest difference of mean AUROC at which a cheaper detector is preferred; the paired interval must hold 0 as well."""
 
+SMALL = 16.0
+"""MB of state below which less of it is no advantage."""
+
 FEWEST = 10
 """Copies of a kind below which it is left out."""
 
@@ -66,8 +69,8 @@ class Standing:
     def price(self) -> tuple[float, bool, bool, int]:
         """What makes one detector dearer than another, the same on every machine: passes, fusion, maps, doublings of state."""
         maps = any(name.startswith("feature_map") for name in self.one.needs)
-        doublings = math.ceil(math.log2(max(self.one.state_mb, 1e-3)))
-        return evaluations(self.one.detector.passes), isinstance(self.one.detector, Fusion), maps, doublings
+        doublings = math.ceil(math.log2(max(self.one.state_mb, SMALL)))
+        return evaluations(self.one.passes), isinstance(self.one.detector, Fusion), maps, doublings
 
 
 @dataclass(frozen=True, eq=False)
