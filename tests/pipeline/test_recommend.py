@@ -5,8 +5,9 @@ import dataclasses
 import html
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from offmap.core.errors import ConfigError, DataError
 from offmap.core.types import Signals
 from offmap.pipeline import recipe as recipes
 from offmap.pipeline.collect import Collected
+from offmap.pipeline.contest import Contestant, screen
 from offmap.pipeline.gate import Gate
 from offmap.pipeline.recommend import Recommendation, _Run, recommend
 from offmap.pipeline.saved import read_card
@@ -26,6 +28,7 @@ from offmap.pipeline.stream import Stream
 from offmap.pipeline.toml import to_toml
 from offmap.report.card import text
 from offmap.represent.open import open_encoder
+from offmap.score.fusion import Fusion
 from offmap.score.knn import KNN
 
 METHODS = ("multilayer_mahalanobis", "mahalanobis", "knn", "intensity", "msp", "relative_mahalanobis")
@@ -38,6 +41,13 @@ def picture(seed: int, size: int = 72) -> np.ndarray:
     cy, cx, r = rng.uniform(-0.1, 0.1), rng.uniform(-0.1, 0.1), rng.uniform(0.2, 0.35)
     field = 1 / (1 + np.exp(40 * (np.hypot(y - cy, x - cx) - r)))
     return np.asarray((np.clip(0.1 + 0.7 * field + 0.05 * rng.standard_normal((size, size)), 0, 1) * 255).round(), dtype=np.uint8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dear(KNN):
+    """Takes further passes."""
+
+    passes: ClassVar[str] = "2F+1B"
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +179,30 @@ def test_a_method_that_breaks_gets_a_row_and_its_text_is_not_told(train: Path, m
 def test_what_is_wrong_is_said_before_any_image_is_read(options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         recommend("nowhere", **options)
+
+
+def test_proxies_that_would_be_tested_are_refused(tmp_path: Path) -> None:
+    """Fitting on noise and testing on noise would be a leak."""
+    file = tmp_path / "leak.toml"
+    file.write_text('[encoder]\nproxies = ["noise"]\n[prepare.window]\n[score.knn]\n')
+    with pytest.raises(ConfigError, match="proxies noise are also what is tested"):
+        recommend("nowhere", recipe=str(file))
+    file.write_text("[score.knn]\n")
+    with pytest.raises(ConfigError, match=r"\[prepare.window\]"):
+        recommend("nowhere", recipe=str(file))
+
+
+def test_what_costs_more_than_the_budget_is_not_run() -> None:
+    network = open_encoder("builtin")
+
+    def reasons(budget: str) -> list[str]:
+        fused = Contestant("fused", Fusion(methods=("knn", "mahalanobis")))
+        dear = Contestant("dear", Dear())
+        screen([fused, dear], network, budget)
+        return [fused.reason, dear.reason]
+
+    assert reasons("1F") == ["", "takes 2F+1B an image, above the budget of 1F"]
+    assert reasons("2F+1B") == reasons("any") == ["", ""]
 
 
 def test_too_few_images_are_refused_with_what_was_dropped(tmp_path: Path) -> None:
