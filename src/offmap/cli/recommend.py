@@ -12,7 +12,7 @@ from offmap.cli.tables import show
 from offmap.core.allocator import keep_freed_memory
 
 Methods = Annotated[str, typer.Option("--methods", metavar="A,B", help="Detectors to compare; all that can run if not given.")]
-Budget = Annotated[str, typer.Option("--budget", metavar="PASSES", help="Network passes per image that a detector may take: 1F, 2F+1B.")]
+Budget = Annotated[str, typer.Option("--budget", metavar="PASSES", help="Network passes per image a detector may take: 1F, 2F+1B, any.")]
 Limit = Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Use a random choice of at most this many images.")]
 SHOWN = 10
 """Detectors that are printed; the page and the table have all."""

@@ -13,12 +13,15 @@ from offmap.core import registry
 from offmap.core.detector import Detector, Fitted, missing
 from offmap.core.encoder import Encoder
 from offmap.core.errors import ConfigError, OODError
-from offmap.core.types import Image, Signals
+from offmap.core.types import STATIC, Image, Signals
 from offmap.pipeline.store import SignalStore
 from offmap.pipeline.stream import Batch
 from offmap.pipeline.synthetic import KINDS
+from offmap.score.fusion import Fusion
 
 Rows = Shaped[np.ndarray, " _"]
+ANY = "any"
+"""The budget without an end."""
 
 
 @dataclass
@@ -47,6 +50,13 @@ class Contestant:
         return (self.detector.needs | self.detector.fit_needs) - {"label"}
 
     @property
+    def passes(self) -> str:
+        """Network passes; of a fusion those of its dearest part."""
+        if not isinstance(self.detector, Fusion):
+            return self.detector.passes
+        return max((registry.load("score", name, Detector).passes for name in self.detector.methods), key=evaluations)
+
+    @property
     def state_mb(self) -> float:
         """Learned tensors, MB."""
         return 0.0 if self.fitted is None else sum(t.numel() * t.element_size() for t in self.fitted.state.values()) / 1e6
@@ -57,7 +67,7 @@ class Contestant:
         self.fitted = None
 
     def fit(self, store: SignalStore, fit_rows: Rows, held_out: Rows, *, seed: int, device: torch.device) -> None:
-        """Fit on some rows of a store."""
+        """Fit on some rows of a store; a detector that reads maps on those whose maps were kept."""
         needs = self.detector.needs | self.detector.fit_needs
         uses = {u for u in self.detector.fit_uses if not missing([u], store.names) and not u.startswith("feature_map")}
         if "label" in needs and "label" not in store.names:
@@ -65,7 +75,9 @@ class Contestant:
             return
         start = time.perf_counter()
         try:
-            batches, unseen = (store.batches(rows, needs | uses, device=device) for rows in (fit_rows, held_out))
+            mapped = any(name == "image" or name.startswith("feature_map") for name in needs)
+            parts = [store.has_map(rows) if mapped else rows for rows in (fit_rows, held_out)]
+            batches, unseen = (store.batches(rows, needs | uses, device=device) for rows in parts)
             self.fitted = self.detector.fit(batches, held_out=unseen, generator=torch.Generator().manual_seed(seed))
         except Exception as error:  # one method must not stop the others
             self.fail(error)
@@ -90,31 +102,43 @@ class Contestant:
 def evaluations(passes: str) -> float:
     """Network passes of ``1F`` or ``2F+1B``, forward and backward counted alike; infinite where a letter stands for a number."""
     terms = [re.fullmatch(r"(\d+)[FB]", term.strip()) for term in passes.split("+")]
-    return sum(int(term[1]) if term else float("inf") for term in terms)
+    return float(sum(float(term[1]) if term else float("inf") for term in terms))
 
 
-def enter(methods: Sequence[str], encoder: Encoder, budget: str) -> list[Contestant]:
-    """Every detector asked for (none named: every one there is); those that cannot run have a reason.
+def enter(methods: Sequence[str]) -> list[Contestant]:
+    """Every detector asked for; none named: every one there is.
 
     Raises:
-        ConfigError: an unknown method (with the nearest name), one named twice, or a budget that is none.
+        ConfigError: an unknown method (with the nearest name), or one named twice.
     """
-    if not np.isfinite(evaluations(budget)):
-        raise ConfigError(f"budget = {budget!r} must look like 1F or 2F+1B: network passes per image, forward and backward")
     if len(set(methods)) < len(methods):
         raise ConfigError(f"methods = {', '.join(methods)}: one is named twice")
-    # an unknown name is refused by the registry before anything is read
     classes = {name: registry.load("score", name, Detector) for name in methods} or registry.load_all("score", Detector)
-    found = [Contestant(name, cls()) for name, cls in classes.items()]
-    for one in found:
+    return [Contestant(name, cls()) for name, cls in classes.items()]
+
+
+def screen(entered: Sequence[Contestant], encoder: Encoder, budget: str) -> None:
+    """Give those a reason that cannot run with this encoder, or cost more than the budget.
+
+    Raises:
+        ConfigError: a budget that is none.
+    """
+    limit = float("inf") if budget == ANY else evaluations(budget)
+    if budget != ANY and not np.isfinite(limit):
+        raise ConfigError(f"budget = {budget!r} must look like 1F or 2F+1B (network passes per image, forward and backward), or be {ANY!r}")
+    for one in entered:
         lacking = missing(one.needs, encoder.provides)
         if lacking:
             one.reason = f"needs {', '.join(lacking)}, which the encoder {encoder.name} does not give"
-        elif evaluations(one.detector.passes) > evaluations(budget):
-            one.reason = f"takes {one.detector.passes} an image, above the budget of {budget}"
+        elif evaluations(one.passes) > limit:
+            one.reason = f"takes {one.passes} an image, above the budget of {budget}"
         elif one.detector.stream:
             one.reason = "remembers the stream of images, which a ranking of single images does not show"
-    return found
+        else:
+            try:
+                encoder.ready(one.needs)
+            except OODError as error:
+                one.fail(error)
 
 
 def score_all(running: Sequence[Contestant], batches: Iterable[Batch], rows: Mapping[str, int], kept: "Kept") -> None:
@@ -144,11 +168,13 @@ class Kept:
 
     def add(self, signals: Signals, places: Sequence[tuple[int, str]]) -> None:
         """Keep one batch; images and maps are left out."""
-        self.store.append({k: v for k, v in signals.items() if k.startswith("head.") or v.ndim <= 2})
+        self.store.append({k: v for k, v in signals.items() if k in STATIC or not (v.ndim > 3 or k.startswith("feature_map"))})
         self.places.extend(places)
 
     def score(self, one: Contestant, count: int, device: torch.device, size: int = 256) -> None:
         """Let a contestant that reads vectors only score all copies."""
         whole = np.arange(len(self.places))
-        for start, batch in zip(range(0, len(whole), size), self.store.batches(whole, one.needs, device=device, size=size), strict=True):
+        for start, batch in zip(
+            range(0, len(whole), size), self.store.batches(whole, one.detector.needs, device=device, size=size), strict=True
+        ):
             one.score(batch, self.places[start : start + size], count)

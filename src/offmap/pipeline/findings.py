@@ -61,7 +61,7 @@ def told(
         notes: on the data.
     """
     lines = [_line(s, rank, chosen, own) for rank, s in enumerate(standings, 1)]
-    lines += [Line(method=one.name, passes=one.detector.passes, reason=one.reason) for one in entered if one.reason]
+    lines += [Line(method=one.name, passes=one.passes, reason=one.reason) for one in entered if one.reason]
     low, high = chosen.interval
     title = f"{chosen.one.name}: mean AUROC {chosen.mean:.3f} [{low:.3f}, {high:.3f}]"
     groups = {"A part of the image": "local", "The whole image": "whole"}
@@ -84,8 +84,7 @@ def sentences(chosen: Standing, standings: Sequence[Standing], own: Detector) ->
         lead, low, high = best.ahead_of(chosen)
         out.append(
             f"{best.one.name} is ahead by {lead:.3f} [{low:.3f}, {high:.3f}], which these images cannot tell from nothing (at most {TIE}, "
-            f"and 0 lies in the interval); of those so near the best this one is the cheapest: {chosen.one.state_mb:.2f} MB of state "
-            f"against {best.one.state_mb:.2f}."
+            f"and 0 lies in the interval). Of those so near the best this one is the cheapest: {_price(chosen)} against {_price(best)}."
         )
     rank, shipped = next(((i, s) for i, s in enumerate(standings, 1) if s.one.detector == own), (0, None))
     if shipped is chosen:
@@ -98,6 +97,12 @@ def sentences(chosen: Standing, standings: Sequence[Standing], own: Detector) ->
             f"difference {lead:+.3f} [{low:+.3f}, {high:+.3f}]: {verdict}."
         )
     return out
+
+
+def _price(standing: Standing) -> str:
+    _, fused, maps, _ = standing.price
+    kind, read = "a fusion" if fused else "a single detector", "feature maps" if maps else "no maps"
+    return f"{kind} of {standing.one.passes} that reads {read}, {standing.one.state_mb:.2f} MB of state"
 
 
 def _cautions(chosen: Standing, found: dict[str, Any]) -> list[str]:
@@ -131,7 +136,7 @@ def _line(standing: Standing, rank: int, chosen: Standing, own: Detector) -> Lin
     one, (low, high) = standing.one, standing.interval
     return Line(
         method=one.name,
-        passes=one.detector.passes,
+        passes=one.passes,
         rank=rank,
         mean=standing.mean,
         low=low,

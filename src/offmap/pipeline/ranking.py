@@ -1,5 +1,6 @@
 """Who finds the synthetic anomalies best, and how sure that is: AUROC with bootstrap intervals over test images."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,9 @@ from offmap.score.fusion import Fusion
 REPEATS = 1000
 TIE = 0.01
 """Largest difference of mean AUROC at which a cheaper detector is preferred; the paired interval must hold 0 as well."""
+
+SMALL = 16.0
+"""MB of state below which less of it is no advantage."""
 
 FEWEST = 10
 """Copies of a kind below which it is left out."""
@@ -62,9 +66,11 @@ class Standing:
         return float(difference[0]), float(low), float(high)
 
     @property
-    def price(self) -> tuple[float, bool, float, str]:
-        """What makes one detector cheaper or simpler than another, the same on every machine: passes, single, state."""
-        return evaluations(self.one.detector.passes), isinstance(self.one.detector, Fusion), self.one.state_mb, self.one.name
+    def price(self) -> tuple[float, bool, bool, int]:
+        """What makes one detector dearer than another, the same on every machine: passes, fusion, maps, doublings of state."""
+        maps = any(name.startswith("feature_map") for name in self.one.needs)
+        doublings = math.ceil(math.log2(max(self.one.state_mb, SMALL)))
+        return evaluations(self.one.passes), isinstance(self.one.detector, Fusion), maps, doublings
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,12 +131,12 @@ def usable(scored: Sequence[Contestant]) -> list[str]:
 
 
 def order(standings: Sequence[Standing]) -> list[Standing]:
-    """The best first; equal ones by price."""
-    return sorted(standings, key=lambda s: (-round(s.mean, 12), s.price))
+    """The best first; equal ones by price and name."""
+    return sorted(standings, key=lambda s: (-round(s.mean, 12), s.price, s.one.name))
 
 
 def choose(ranked: Sequence[Standing]) -> Standing:
-    """The cheapest of those that cannot be told from the best."""
+    """The cheapest of those that cannot be told from the best; the best of those that cost alike."""
     best = ranked[0]
     ties = [s for s in ranked if best.mean - s.mean <= TIE and best.ahead_of(s)[1] <= 0]
     return min(ties, key=lambda s: s.price)

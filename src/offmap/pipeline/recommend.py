@@ -15,10 +15,11 @@ from offmap.core.types import Image, Source
 from offmap.pipeline import ranking as ranks
 from offmap.pipeline import recipe as recipes
 from offmap.pipeline.collect import Collected, codes, collect, warnings
-from offmap.pipeline.contest import Contestant, Kept, enter, score_all
+from offmap.pipeline.contest import Contestant, Kept, enter, score_all, screen
 from offmap.pipeline.findings import evidence, told
 from offmap.pipeline.gate import cores
 from offmap.pipeline.inputs import PathLike, images, is_array, paths
+from offmap.pipeline.learn import MAP_ROWS
 from offmap.pipeline.ranking import Standing
 from offmap.pipeline.recipe import Recipe
 from offmap.pipeline.store import SignalStore
@@ -28,9 +29,12 @@ from offmap.pipeline.toml import to_toml
 from offmap.read.messages import Message
 from offmap.read.workers import Workers
 from offmap.report.ranking import Ranking, refuse_foreign
+from offmap.report.words import count
 from offmap.represent.device import resolve_device
 from offmap.represent.open import open_encoder
+from offmap.represent.proxy import with_proxies, without_proxies
 from offmap.score.fusion import Fusion
+from offmap.simulate.corruptions import CORRUPTIONS
 
 SMALLEST = 40
 """Images below which nothing can be told: 22 to fit on, 8 to standardise, 10 to test."""
@@ -119,7 +123,7 @@ def recommend(
         methods: names of detectors; none named: all that can run.
         recipe: what surrounds the detector: steps, encoder, thresholds.
         encoder: as for ``offmap.fit``.
-        budget: network passes per image that a detector may take, ``1F`` or ``2F+1B``.
+        budget: network passes per image that a detector may take, ``1F``, ``2F+1B`` or ``any``.
         limit: a random choice of so many images is read.
         seed: of every random choice.
         device, jobs, trust_classifier, axes, progress: as for ``offmap.fit``.
@@ -134,10 +138,13 @@ def recommend(
     plan = recipes.with_choices(recipes.read(recipe), encoder=spec, layers=(), alpha=None)
     if not plan.prepare or plan.prepare[0][0] != "window":
         raise ConfigError(f"recipe {recipe}: the first step must be [prepare.window], so that damage has a known strength")
-    where = resolve_device(device)
+    if tested := sorted(set(plan.encoder.proxies) & set(CORRUPTIONS)):
+        raise ConfigError(f"recipe {recipe}: the proxies {', '.join(tested)} are also what is tested; name phantom families instead")
+    where, entered = resolve_device(device), enter(methods)
     given = plan.encoder.spec if encoder is None or isinstance(encoder, str) else encoder
-    network = open_encoder(given, layers=plan.encoder.layers, device=str(where), trust_classifier=trust_classifier)
-    entered = enter(methods, network, budget)
+    network = open_encoder(given, layers=plan.encoder.layers, device=str(where), trust_classifier=trust_classifier, text=plan.encoder.text)
+    network = with_proxies(network, frozenset().union(*(one.needs for one in entered)), plan.encoder.proxies)
+    screen(entered, network, budget)
     needs = frozenset().union(*(one.needs for one in entered if not one.reason))
     if not needs:
         raise DataError("no method can be run: " + "; ".join(f"{one.name} {one.reason}" for one in entered[:5]))
@@ -166,7 +173,7 @@ class _Run:
     def recommend(self, entered: list[Contestant]) -> Recommendation:
         layers = self.stream.encoder.layers
         data, seen = Collected(), dict[str, Source]()
-        with SignalStore(layers) as store, SignalStore(layers) as vectors:
+        with SignalStore(layers, map_rows=MAP_ROWS) as store, SignalStore(layers) as vectors:
             self._read(store, data, seen)
             parts, units = self._divide(data)
             clean = [data.kept[row] for row in parts.test]
@@ -174,7 +181,7 @@ class _Run:
             running = [one for one in entered if not one.reason]
             self._fit(running, store, parts)
             kept = Kept(vectors)
-            score_all(running, self._copies(rows, seen), rows, kept)
+            score_all(running, self._copies(running, rows, seen), rows, kept)
             standings = self._stand(running, units)
             standings += self._fuse(standings, store, parts, kept, units)
         return self._finish(entered, ranks.order(standings), data, parts)
@@ -190,10 +197,10 @@ class _Run:
             batches, total = stream.over([found[i] for i in order]), len(found)
         collect(_noting(batches, seen), store, data, limit=self.limit, labels={}, total=total, progress=self.progress)
         if data.n < SMALLEST:
-            dropped = (
-                f"; {len(data.dropped)} could not be used ({', '.join(sorted({d.reason for d in data.dropped}))})" if data.dropped else ""
-            )
-            raise DataError(f"{data.n} images to compare detectors on{dropped}. At least {SMALLEST} are needed, 200 or more are better")
+            reasons = ", ".join(sorted({d.reason for d in data.dropped}))
+            dropped = f"; {len(data.dropped)} could not be used ({reasons})" if data.dropped else ""
+            have = f"{count(data.n, 'image')} to compare detectors on{dropped}"
+            raise DataError(f"{have}. At least {SMALLEST} are needed, 200 or more are better")
         if all(data.labels):
             store.add("label", codes(data.labels)[0])
 
@@ -222,9 +229,10 @@ class _Run:
             self.progress({"event": "recommend_fit", "done": done, "total": len(running)})
             one.fit(store, parts.fit, parts.held_out, seed=self.seed, device=self.stream.device)
 
-    def _copies(self, rows: dict[str, int], seen: dict[str, Source]) -> Iterator[Batch]:
+    def _copies(self, running: Sequence[Contestant], rows: dict[str, int], seen: dict[str, Source]) -> Iterator[Batch]:
         """Batches of the copies of all test images; the clean ones are among them."""
-        stream = self.stream
+        reads = frozenset().union(*(one.detector.needs for one in running))
+        stream = replace(self.stream, encoder=without_proxies(self.stream.encoder), needs=reads)
         work = CopyWork(steps=stream.preparation.to_json(), limits=stream.limits, wanted=frozenset(rows), seed=self.seed)
         total, done = len(rows) * len(KINDS), 0
         with Workers(work, jobs=0 if is_array(self.train) else stream.jobs, limits=stream.limits) as workers:

@@ -30,8 +30,8 @@ Group = Literal["clean", "form", "local", "whole"]
 EARLY = ("window", "crop")
 """Steps before the damage."""
 
-SEVERITIES = (1, 3)
-"""Of corruptions; the highest are seen by every detector and rank nothing."""
+SEVERITIES = (2, 4)
+"""Of corruptions; the least and the greatest rank little, as no detector sees them, or all do."""
 
 LESIONS = MappingProxyType({"lesion_faint": LesionRanges(radius=(0.03, 0.08), contrast=(0.06, 0.2)), "lesion": LesionRanges()})
 """Drawn lesions, hard and easy to see."""

@@ -51,7 +51,7 @@ def sections(card: Mapping[str, Any]) -> list[Section]:
         ("Preparation of every image", _sentences(card, "prepare", "Step")),
         ("Encoder", _encoder(_mapping(card, "encoder"))),
         *((f"Detector {d.get('name') or d.get('method') or i}", _detector(d)) for i, d in enumerate(_mappings(card, "detectors"), 1)),
-        ("Evidence for the choice of detector", _rest(_mapping(card, "evidence"), set())),
+        ("Evidence for the choice of detector", _evidence(_mapping(card, "evidence"))),
         ("Calibration", _calibration(_mapping(card, "calibration"))),
         ("Limits", _sentences(card, "limits", "Limit")),
         ("Warnings", _sentences(card, "warnings", "Warning")),
@@ -147,6 +147,23 @@ def _detector(detector: Mapping[str, Any]) -> list[Entry]:
         *_plain(detector, {"passes": "Network passes", "reference": "Source"}),
         *_rest(detector, {"name", "method", "params", "passes", "reference"}),
     ]
+
+
+_MEASURED = {
+    "method": "Chosen",
+    "mean_auroc": "Mean AUROC",
+    "interval": "95 % interval",
+    "auroc_of_parts": "AUROC, parts of the image",
+    "auroc_of_whole_images": "AUROC, whole image",
+    "auroc_of_file_forms": "AUROC, file forms",
+    "best": "Best",
+    "best_auroc": "Mean AUROC of the best",
+    "detectors_compared": "Detectors compared",
+}
+
+
+def _evidence(evidence: Mapping[str, Any]) -> list[Entry]:
+    return [*_plain(evidence, _MEASURED), *_rest(evidence, frozenset(_MEASURED))]
 
 
 _KINDS = {

@@ -12,10 +12,10 @@ from offmap.report.templating import GENERATOR, environment, policy
 
 COLUMNS = ("rank", "method", "status", "reason", "mean", "mean_lo", "mean_hi", "local", "whole", "form_auroc", "map", "passes")
 COSTS = ("fit_s", "score_ms_per_item", "state_mb")
-WIDTH = 220
+WIDTH = 150
 """Of the bars, in pixels."""
-BEST = 6
-"""Detectors whose AUROC of each kind is shown on the page; the table has all."""
+BEST = 5
+"""Detectors whose AUROC of each kind is shown on the page, beside the recommended and the recipe's own; the table has all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +117,7 @@ class Ranking:
             "shade": lambda area: min(9, max(0, int((area - 0.5) * 20))),
             "width": WIDTH,
             "floor": floor,
-            "best": ran[:BEST],
+            "best": [line for i, line in enumerate(ran) if i < BEST or line.chosen or line.own],
         }
         path.write_text(environment().get_template("ranking.html.j2").render(context), encoding="utf-8", errors="backslashreplace")
 
