@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from offmap.core.detector import Fitted
+from offmap.core.detector import Detector, Fitted
 from offmap.pipeline.contest import Contestant, evaluations
-from offmap.pipeline.findings import sentences
+from offmap.pipeline.findings import evidence, sentences, told
 from offmap.pipeline.ranking import Draws, Standing, areas_under, choose, measure, order, usable
 from offmap.pipeline.synthetic import KINDS
 from offmap.score.fusion import Fusion
+from offmap.score.intensity import Intensity
 from offmap.score.knn import KNN
 from offmap.score.mahalanobis import Mahalanobis
 
@@ -51,7 +52,7 @@ def test_a_copy_is_not_compared_with_its_own_original() -> None:
 def contestant(name: str, shift: float, *, noise: int = 0, megabytes: float = 1.0) -> Contestant:
     """Scores of 40 images whose anomalies lie ``shift`` higher."""
     rng = np.random.default_rng(noise)
-    detector = KNN() if "+" not in name else Fusion(methods=("knn", "mahalanobis"))
+    detector: Detector = KNN() if "+" not in name else Fusion(methods=("knn", "mahalanobis"))
     one = Contestant(name, detector, fitted=Fitted(detector, {"bank": torch.zeros(1).expand(round(megabytes * 250_000))}))
     clean = np.random.default_rng(7).normal(size=40)
     one.scores = {"clean": clean} | {
@@ -89,6 +90,19 @@ def test_of_those_that_cannot_be_told_apart_the_cheapest_is_chosen() -> None:
     assert choose(ranked) is next(s for s in ranked if s.one.name.startswith("small"))
     told = " ".join(sentences(choose(ranked), ranked, Mahalanobis()))
     assert ("cheapest" in told) == (not ranked[0].one.name.startswith("small"))
+
+
+def test_a_baseline_is_ranked_and_not_recommended() -> None:
+    baseline, better = contestant("intensity", 3.0), contestant("a", 1.0)
+    baseline.detector = Intensity()
+    ranked = order([standing(baseline), standing(better)])
+    assert [s.one.name for s in ranked] == ["intensity", "a"]
+    assert choose(ranked).one.name == "a"
+    assert choose(ranked[:1]).one.name == "intensity"
+    found = evidence(ranked[1], ranked, sizes=(40, 20, 40), seed=0, date="", digest="", encoder="builtin")
+    told_all = told(ranked[1], ranked, [baseline, better], Mahalanobis(), found, [])
+    assert any("baseline intensity does better" in text for text in told_all.warnings)
+    assert found["best"] == "a"
 
 
 def test_a_detector_that_is_clearly_better_is_chosen_whatever_its_price() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import offmap
 from offmap.core.detector import Detector, Localiser
 from offmap.pipeline.contest import Contestant
-from offmap.pipeline.ranking import REPEATS, TIE, Standing
+from offmap.pipeline.ranking import REPEATS, TIE, Standing, candidates
 from offmap.pipeline.synthetic import KINDS, SEVERITIES
 from offmap.report.ranking import Line, Ranking
 
@@ -24,7 +24,7 @@ def evidence(
         sizes: images to fit on, to standardise on, and to test.
     """
     low, high = chosen.interval
-    best = standings[0]
+    best = candidates(standings)[0]
     return {
         "method": chosen.one.name,
         "mean_auroc": round(chosen.mean, 4),
@@ -69,7 +69,7 @@ def told(
         lines=lines,
         title=title,
         sentences=sentences(chosen, standings, own),
-        warnings=[*_cautions(chosen, found), *notes],
+        warnings=[*_cautions(chosen, standings, found), *notes],
         facts=_facts(found),
         groups={heading: [kind for kind in chosen.areas if KINDS[kind].group == group] for heading, group in groups.items()},
     )
@@ -77,9 +77,9 @@ def told(
 
 def sentences(chosen: Standing, standings: Sequence[Standing], own: Detector) -> list[str]:
     """Why this one."""
-    best, out = standings[0], []
+    best, out = candidates(standings)[0], []
     if chosen is best:
-        out.append(f"It is the best of {len(standings)} detectors.")
+        out.append(f"It is the best of {len(candidates(standings))} detectors.")
     else:
         lead, low, high = best.ahead_of(chosen)
         out.append(
@@ -105,8 +105,14 @@ def _price(standing: Standing) -> str:
     return f"{kind} of {standing.one.passes} that reads {read}, {standing.one.state_mb:.2f} MB of state"
 
 
-def _cautions(chosen: Standing, found: dict[str, Any]) -> list[str]:
+def _cautions(chosen: Standing, standings: Sequence[Standing], found: dict[str, Any]) -> list[str]:
     out = ["The best of many looks better than it is: its number was chosen on these test images, too."]
+    ahead = [s for s in standings if s not in candidates(standings) and s.mean > chosen.mean]
+    if ahead:
+        out.append(
+            f"The baseline {ahead[0].one.name} does better ({ahead[0].mean:.3f}): much of this damage changes brightness most, and the "
+            "encoder's features hardly see it. Try another encoder, or --recipe fine. A baseline is not recommended."
+        )
     if found["images_tested"] < FEW:
         out.append(f"Only {found['images_tested']} test images: few detectors can be told apart. Give more images, or keep the recipe.")
     if not 0.4 <= chosen.form <= 0.6:

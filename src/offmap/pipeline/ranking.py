@@ -15,6 +15,9 @@ REPEATS = 1000
 TIE = 0.01
 """Largest difference of mean AUROC at which a cheaper detector is preferred; the paired interval must hold 0 as well."""
 
+BASELINES = frozenset({"intensity"})
+"""Methods that show what needs no network; ranked, and recommended only where nothing else was run."""
+
 SMALL = 16.0
 """MB of state below which less of it is no advantage."""
 
@@ -135,8 +138,14 @@ def order(standings: Sequence[Standing]) -> list[Standing]:
     return sorted(standings, key=lambda s: (-round(s.mean, 12), s.price, s.one.name))
 
 
+def candidates(ranked: Sequence[Standing]) -> list[Standing]:
+    """Those that may be recommended, in their order: all but baselines, which win where damage changes brightness above all."""
+    return [s for s in ranked if s.one.detector.method() not in BASELINES] or list(ranked)
+
+
 def choose(ranked: Sequence[Standing]) -> Standing:
-    """The cheapest of those that cannot be told from the best; the best of those that cost alike."""
+    """The cheapest of the candidates that cannot be told from the best; the best of those that cost alike."""
+    ranked = candidates(ranked)
     best = ranked[0]
     ties = [s for s in ranked if best.mean - s.mean <= TIE and best.ahead_of(s)[1] <= 0]
     return min(ties, key=lambda s: s.price)
