@@ -25,7 +25,7 @@ COLUMNS = (
     *(f"{name}_{end}" for name in METRICS[1:] for end in ("lo", "hi")),
     *("head_accuracy", "tuned_on_ood"),
 )
-"""Columns of the tidy table. ``_lo`` and ``_hi``: 95 % interval by bootstrap over images (patients where known); for the AUROC also DeLong's.
+"""Columns of the tidy table. ``_lo`` and ``_hi``: 95 % interval by bootstrap over images (patients where known); for AUROC also DeLong's.
 ``below_best``: AUROC of the best method on the same sets and seed minus this one's, paired, with DeLong's interval and p-value."""
 
 Row = dict[str, Any]
