@@ -67,9 +67,7 @@ def case(*, count: int, asked: int, width: int, classes: int, side: int = 0, see
     unseen = torch.where(odd, middle + 1.3 * scale * noise, centres[others] + scale * noise).relu()
     head = _head(features, labels, classes)
     with torch.no_grad():
-        parts = [
-            Part(rows, head(rows), which, _maps(rows, side, generator)) for rows, which in ((features, labels), (unseen, others))
-        ]
+        parts = [Part(rows, head(rows), which, _maps(rows, side, generator)) for rows, which in ((features, labels), (unseen, others))]
     return Case(*parts, head)
 
 

@@ -4,7 +4,7 @@
     PYTHONPATH=/tmp/peer python benchmarks/peers/compare.py
 
 Both sides get the same arrays in one process on two threads, and take turns; the least of some times counts. Errors are the largest
-difference from numpy in float64, as a share of the standard deviation of the scores.
+difference from numpy in float64, as a share of the standard deviation of the scores; ranks are rank correlations with it.
 """
 
 import argparse
@@ -89,6 +89,8 @@ def compared(pair: Pair, given: Case, peer: Any, name: str, repeats: int) -> dic
         "largest difference": f"{error(other, mine):.1e}",
         "error of offmap": "" if truth is None else f"{error(mine, truth):.1e}",
         "error of peer": "" if peer_truth is None else f"{error(other, peer_truth):.1e}",
+        "rank of offmap": "" if truth is None else f"{spearmanr(mine, truth).statistic:.6f}",
+        "rank of peer": "" if peer_truth is None else f"{spearmanr(other, peer_truth).statistic:.6f}",
         "offmap_ms": f"{1000 * seconds[0]:.2f}",
         "peer_ms": f"{1000 * seconds[1]:.2f}",
         "score ratio": f"{seconds[1] / seconds[0]:.2f}",
@@ -130,7 +132,17 @@ def main() -> None:
 def body(rows: list[dict[str, object]]) -> list[str]:
     """Two tables: agreement and time."""
     shared = ("method", "peer", "rows", "fitted on", "features", "classes")
-    agreement = ("method", "peer", "rank correlation", "largest difference", "error of offmap", "error of peer", "note")
+    agreement = (
+        "method",
+        "peer",
+        "rank correlation",
+        "largest difference",
+        "error of offmap",
+        "error of peer",
+        "rank of offmap",
+        "rank of peer",
+        "note",
+    )
     times = (*shared, "offmap_ms", "peer_ms", "score ratio", "offmap_fit_ms", "peer_fit_ms", "fit ratio")
     return [
         *markdown([{k: row[k] for k in times} for row in rows]),

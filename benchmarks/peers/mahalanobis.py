@@ -27,6 +27,7 @@ from offmap.core.detector import Fitted
 from offmap.core.linalg import cholesky
 from offmap.score.mahalanobis import Mahalanobis
 
+
 def peer() -> Any:
     """pytorch-ood's detector."""
     return detectors().Mahalanobis(None)

@@ -63,7 +63,7 @@ class LOF(LayerDetector):
 
     def raw_score(self, state: State, signals: Signals) -> Float[Tensor, " n"]:
         bank = state["bank"]
-        rows = unit_norm(self.rows(signals, bank.shape[1])).float()
+        rows = unit_norm(self.rows_as_given(signals, bank.shape[1])).float()
         distances, index = k_nearest(rows, bank, min(self.k, len(bank) - 1))
         return state["density"][index].mean(dim=1) / density(distances, index, state["reach"])
 
