@@ -28,7 +28,7 @@ class Part:
         """Under the names that offmap reads."""
         out = {"features.last": self.features, "features.penultimate": self.features, "logits": self.logits}
         if len(self.maps):
-            out["feature_map.last"] = self.maps
+            out["feature_map.deep"] = self.maps
         return out | ({"label": self.labels} if labelled else {})
 
 

@@ -52,8 +52,10 @@ def in_turns(one: Callable[[], Any], other: Callable[[], Any], repeats: int) -> 
     """Least seconds of each."""
     best, spent = [float("inf")] * 2, [0.0, 0.0]
     for turn in range(repeats):
+        if turn > 2 and min(spent) > ENOUGH:
+            break
         for i, run in enumerate((one, other)):
-            if turn and spent[i] > ENOUGH:
+            if turn > 2 and spent[i] > 5 * ENOUGH:
                 continue
             start = time.perf_counter()
             run()
@@ -74,7 +76,7 @@ def compared(pair: Pair, given: Case, peer: Any, name: str, repeats: int) -> dic
     score = scored(fitted)
     mine, raw = numbers(score()), numbers(theirs())
     other = pair.turned(raw)
-    fit_seconds = in_turns(fit, lambda: pair.theirs(peer, given), min(repeats, 3))
+    fit_seconds = in_turns(fit, lambda: pair.theirs(peer, given), min(repeats, 5))
     seconds = in_turns(score, theirs, repeats)
     truth = pair.truth(given) if pair.truth else None
     peer_truth = pair.turned(pair.peer_truth(given)) if pair.peer_truth else truth
@@ -105,7 +107,7 @@ def main() -> None:
     """Run, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", default="", help="some of them, by comma")
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=200)
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parents[1] / "results")
     args = parser.parse_args()
     torch.set_num_threads(2)

@@ -10,7 +10,7 @@ from offmap.core.detector import Detector
 from offmap.core.errors import ConfigError, SignalError
 from offmap.core.types import Signals
 
-CACHED = 256
+CACHED = 1024
 """Rows at a time."""
 
 

@@ -16,7 +16,7 @@ from offmap.score._head import HEAD, PENULTIMATE, head_of
 from offmap.score._layer import rows_as_given, rows_of
 
 BINS, ROUNDS = 4096, 3
-ROWS = 512
+ROWS = 1024
 """Images shaped at a time."""
 
 MOST = 98.0

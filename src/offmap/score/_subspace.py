@@ -14,8 +14,13 @@ from offmap.score._gaussian import Vectors
 
 
 def head_origin(weight: Tensor, bias: Tensor) -> Float64[Tensor, " d"]:
-    """``-W^+ b``, the shortest feature at which all logits vanish (or are least, where no feature makes them vanish)."""
-    solution: Tensor = torch.linalg.lstsq(weight.double().cpu(), bias.double().cpu()[:, None], driver="gelsd").solution
+    """``-W^+ b``, the shortest feature at which all logits vanish (or are least, where no feature makes them vanish).
+
+    Singular values below the rounding of float32 count as zero: training leaves classes whose weights add up to zero, and
+    what is left of that sum would send the origin to infinity.
+    """
+    smallest = max(weight.shape) * torch.finfo(torch.float32).eps
+    solution: Tensor = torch.linalg.lstsq(weight.double().cpu(), bias.double().cpu()[:, None], rcond=smallest, driver="gelsd").solution
     return -solution[:, 0].to(weight.device)
 
 

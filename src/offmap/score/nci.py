@@ -12,7 +12,7 @@ from offmap.core.detector import Detector, State
 from offmap.core.errors import ConfigError
 from offmap.core.types import Signals
 from offmap.score._head import HEAD, PENULTIMATE, head_of, mean_of
-from offmap.score._layer import distances, row_products, rows_as_given
+from offmap.score._layer import CACHED, distances, row_products, rows_as_given
 from offmap.score._targets import predicted
 
 
@@ -56,7 +56,9 @@ class NCI(Detector):
         rows = rows_as_given(signals, PENULTIMATE, "nci", len(state["mean"]))
         mean, weight = state["mean"].to(rows), state["weight"].to(rows)
         which = predicted(signals, "nci", len(weight))[1]
-        along = torch.cat([row_products(part - mean, weight, index) for part, index in zip(rows.split(256), which.split(256), strict=True)])
+        along = torch.cat(
+            [row_products(part - mean, weight, index) for part, index in zip(rows.split(CACHED), which.split(CACHED), strict=True)]
+        )
         length = distances(rows, mean).clamp_min(1e-12)
         sums: Tensor = torch.linalg.vector_norm(rows, ord=1, dim=1)
         return -along / length - self.alpha * sums
