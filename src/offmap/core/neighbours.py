@@ -25,6 +25,7 @@ def k_nearest(
     k: int,
     *,
     leave_one_out: bool = False,
+    exact: bool = True,
     query_chunk: int = 1024,
     bank_chunk: int = 8192,
 ) -> Neighbours:
@@ -36,17 +37,19 @@ def k_nearest(
 
     Args:
         leave_one_out: the queries are the bank itself, and a row is no neighbour of its own.
+        exact: measure every distance; else only those of queries that have a neighbour so near that products are not right to 1e-4.
         query_chunk, bank_chunk: rows at a time; memory beside queries and result is about
             ``bank_chunk * d + query_chunk * (bank_chunk + k * d)`` numbers.
 
     Raises:
         SignalError: the bank has fewer than ``k`` other rows.
     """
-    queries, _, index, _ = _found(queries, bank, k, leave_one_out, query_chunk, bank_chunk)
-    parts = [_measured(queries[i : i + query_chunk], bank, index[i : i + query_chunk]) for i in range(0, len(queries), query_chunk)]
-    if not parts:
-        return queries.new_zeros(0, k), index
-    return torch.cat([d for d, _ in parts]), torch.cat([i for _, i in parts])
+    queries, squared, index, scale = _found(queries, bank, k, leave_one_out, query_chunk, bank_chunk)
+    distances = squared.clamp_min(0).sqrt()
+    near = torch.ones_like(squared[:, 0], dtype=torch.bool) if exact else squared[:, 0] <= SURE * scale
+    for rows in torch.nonzero(near).flatten().split(query_chunk):
+        distances[rows], index[rows] = _measured(queries[rows], bank, index[rows])
+    return distances, index
 
 
 def kth_distance(
@@ -63,9 +66,9 @@ def kth_distance(
     Which row is the k-th is decided by products, right to 1e-4 of the distance; where distances are too small for that, all k are measured.
     """
     queries, squared, index, scale = _found(queries, bank, k, leave_one_out, query_chunk, bank_chunk)
-    distance = torch.empty_like(squared)
-    near = torch.nonzero(squared <= SURE * scale).flatten()
-    sure = torch.nonzero(squared > SURE * scale).flatten()
+    distance = torch.empty_like(squared[:, -1])
+    near = torch.nonzero(squared[:, -1] <= SURE * scale).flatten()
+    sure = torch.nonzero(squared[:, -1] > SURE * scale).flatten()
     for which, columns in ((near, index), (sure, index[:, -1:])):
         for rows in which.split(query_chunk):
             distance[rows] = _measured(queries[rows], bank, columns[rows])[0][:, -1]
@@ -74,8 +77,8 @@ def kth_distance(
 
 def _found(
     queries: Float[Tensor, "n d"], bank: Float[Tensor, "m d"], k: int, leave_one_out: bool, query_chunk: int, bank_chunk: int
-) -> tuple[Float[Tensor, "n d"], Float[Tensor, " n"], Int64[Tensor, "n k"], Float[Tensor, ""]]:
-    """Queries in the working precision, squared distance to the k-th neighbour and indices of all k by products, and the mean square.
+) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n k"], Int64[Tensor, "n k"], Float[Tensor, ""]]:
+    """Queries in the working precision, squared distances and indices of the neighbours by products, and the bank's mean square.
 
     Each chunk of the bank is centred once, in one buffer, and meets every chunk of queries.
     """
@@ -101,7 +104,7 @@ def _found(
             near, at = squared.min(dim=1, keepdim=True) if k == 1 else squared.topk(min(k, len(part)), dim=1, largest=False)
             best[rows], order = torch.cat([best[rows], near], dim=1).topk(k, dim=1, largest=False)
             index[rows] = torch.cat([index[rows], at + start], dim=1).gather(1, order)
-    return queries, best[:, -1] + (queries - offset).square().sum(dim=1), index, total / len(bank)
+    return queries, best + (queries - offset).square().sum(dim=1, keepdim=True), index, total / len(bank)
 
 
 def _without_own(squared: Float[Tensor, "n m"], shift: int) -> None:
