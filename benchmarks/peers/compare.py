@@ -27,7 +27,7 @@ from results import Made, markdown, version, write_csv, write_markdown
 
 from offmap.core.detector import Fitted
 
-ENOUGH = 2.0
+ENOUGH = 1.5
 """Seconds after which a side is not timed again."""
 
 
@@ -53,10 +53,10 @@ def in_turns(one: Callable[[], Any], other: Callable[[], Any], repeats: int) -> 
     """Least seconds of each, and least processor seconds of all its threads."""
     best, work, spent = [float("inf")] * 2, [float("inf")] * 2, [0.0, 0.0]
     for turn in range(repeats):
-        if turn > 2 and min(spent) > ENOUGH:
+        if turn and min(spent) > ENOUGH:
             break
         for i, run in enumerate((one, other)):
-            if turn > 2 and spent[i] > 5 * ENOUGH:
+            if turn and spent[i] > 3 * ENOUGH:
                 continue
             start, processor = time.perf_counter(), time.process_time()
             run()
@@ -77,7 +77,7 @@ def compared(pair: Pair, given: Case, peer: Any, name: str, repeats: int) -> dic
     score = scored(fitted)
     mine, raw = numbers(score()), numbers(theirs())
     other = pair.turned(raw)
-    fit_seconds, fit_work = in_turns(fit, lambda: pair.theirs(peer, given), min(repeats, 5))
+    fit_seconds, fit_work = in_turns(fit, lambda: pair.theirs(peer, given), min(repeats, 3))
     seconds, work = in_turns(score, theirs, repeats)
     truth = pair.truth(given) if pair.truth else None
     peer_truth = pair.turned(pair.peer_truth(given)) if pair.peer_truth else truth

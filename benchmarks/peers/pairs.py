@@ -254,7 +254,7 @@ PYTORCH_OOD = (
         lambda s: 2 * 4000 * s,
         truths.mahalanobis,
         truths.mahalanobis_of_peer,
-        Sizes(asked=300, classes=1000),
+        Sizes(asked=200, classes=1000),
         note=SHRINKS,
     ),
     Pair(

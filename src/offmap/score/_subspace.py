@@ -11,6 +11,7 @@ from offmap.core.linalg import principal
 from offmap.core.moments import Moments
 from offmap.core.types import Signals
 from offmap.score._gaussian import Vectors
+from offmap.score._layer import CACHED
 
 
 def head_origin(weight: Tensor, bias: Tensor) -> Float64[Tensor, " d"]:
@@ -40,10 +41,11 @@ def outside(rows: Float[Tensor, "n d"], origin: Float64[Tensor, " d"], basis: Fl
 
     By Pythagoras in float64: right to 1e-8 of ``|h - u|``, which is less than float32 features hold.
     """
-    centred = rows.to(origin) - origin
-    inside: Tensor = torch.linalg.vector_norm(centred @ basis, dim=1)
-    whole: Tensor = torch.linalg.vector_norm(centred, dim=1)
-    return (whole.square() - inside.square()).clamp_min(0).sqrt()
+    squares = []
+    for part in rows.split(CACHED):
+        centred = part.to(origin) - origin
+        squares.append(torch.linalg.vector_norm(centred, dim=1).square() - torch.linalg.vector_norm(centred @ basis, dim=1).square())
+    return torch.cat(squares).clamp_min(0).sqrt()
 
 
 def principal_axes(

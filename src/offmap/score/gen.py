@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from offmap.core.errors import ConfigError
-from offmap.score._logits import LogitDetector, below
+from offmap.score._logits import LogitDetector, minus_below
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class GEN(LogitDetector):
         p = log_p.exp()
         top = p.amax(dim=1)
         sure = top > 0.5
-        terms = log_p.add_(below(p, 0.6).neg_().log1p_()).mul_(self.gamma).exp_()
+        terms = log_p.add_(minus_below(p, 0.6).log1p_()).mul_(self.gamma).exp_()
         unfinished = terms.amax(dim=1)
         return terms.sum(dim=1) - torch.where(sure, unfinished - self._of_top(logits), 0)
 
