@@ -23,7 +23,7 @@ from pytorch_ood_stub import detectors
 from scipy.stats import spearmanr
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from results import Made, markdown, version, write_csv, write_markdown
+from results import Made, markdown, read_csv, version, write_csv, write_markdown
 
 from offmap.core.detector import Fitted
 
@@ -109,7 +109,7 @@ def compared(pair: Pair, given: Case, peer: Any, name: str, repeats: int) -> dic
 def main() -> None:
     """Run, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--methods", default="", help="some of them, by comma")
+    parser.add_argument("--methods", default="", help="some of them, by comma; the others keep their rows in the table")
     parser.add_argument("--repeats", type=int, default=200)
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parents[1] / "results")
     args = parser.parse_args()
@@ -118,7 +118,8 @@ def main() -> None:
     chosen = set(filter(None, args.methods.split(",")))
     names = f"pytorch-ood {version('pytorch-ood')}", f"scikit-learn {version('scikit-learn')}"
     pairs = [(pair, name) for name, group in zip(names, (PYTORCH_OOD, SCIKIT_LEARN), strict=True) for pair in group]
-    rows, given, sizes = [], None, None
+    rows: list[dict[str, Any]] = []
+    given, sizes = None, None
     for pair, name in sorted(pairs, key=lambda p: repr(p[0].sizes)):
         if chosen and pair.detector.method() not in chosen:
             continue
@@ -127,11 +128,12 @@ def main() -> None:
             given = case(count=sizes.count, asked=sizes.asked, width=sizes.width, classes=sizes.classes, side=sizes.side)
         rows.append(compared(pair, given, peer, name, args.repeats))
         print({k: v for k, v in rows[-1].items() if k != "note"}, flush=True)
+    done = {(row["method"], row["peer"], str(row["classes"])) for row in rows}
+    rows += [row for row in read_csv(args.out / "peers.csv") if chosen and (row["method"], row["peer"], row["classes"]) not in done]
     rows.sort(key=lambda row: (str(row["peer"]), str(row["method"]), int(str(row["classes"] or 0))))
     print("\n".join(markdown(rows)))
-    if not chosen:
-        write_csv(args.out / "peers.csv", rows)
-        write_markdown(args.out / "peers.md", "Against pytorch-ood and scikit-learn", body(rows), made)
+    write_csv(args.out / "peers.csv", rows)
+    write_markdown(args.out / "peers.md", "Against pytorch-ood and scikit-learn", body(rows), made)
 
 
 def body(rows: list[dict[str, object]]) -> list[str]:
