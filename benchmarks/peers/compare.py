@@ -27,7 +27,7 @@ from results import Made, markdown, read_csv, version, write_csv, write_markdown
 
 from offmap.core.detector import Fitted
 
-ENOUGH = 1.5
+ENOUGH = 4.0
 """Seconds after which a side is not timed again."""
 
 
