@@ -50,10 +50,11 @@ class Data:
         return rows @ self.weight.T + self.bias
 
     def signals(self, rows: Array, dtype: torch.dtype, *, layers: bool, labels: NDArray[np.int64] | None = None) -> Signals:
-        out = {"features.a": rows[:, : self.width // 2], "features.b": rows[:, self.width // 2 :]}
-        if not layers:
-            out = {"features.last": rows, "features.penultimate": rows, "logits": self.logits(rows)}
-            out |= {"head.weight": self.weight, "head.bias": self.bias}
+        out = {"features.last": rows, "logits": self.logits(rows), "head.weight": self.weight, "head.bias": self.bias}
+        if layers:
+            out |= {"features.a": rows[:, : self.width // 2], "features.b": rows[:, self.width // 2 :]}
+        else:
+            out["features.penultimate"] = rows
         named = {name: torch.from_numpy(array).to(dtype) for name, array in out.items()}
         return named | ({} if labels is None else {"label": torch.from_numpy(labels)})
 
