@@ -93,7 +93,8 @@ def layered(detector: Detector) -> bool:
 def has_directions(method: str) -> bool:
     """It reads features, and its state holds a covariance or directions."""
     detector = METHODS[method]()
-    if detector.passes != "1F" or not detector.needs <= {"features.last", "features.penultimate", "features.*", "logits"}:
+    given = {"features.last", "features.penultimate", "features.*", "logits", "head.weight", "head.bias", "label"}
+    if detector.passes != "1F" or not detector.needs | detector.fit_needs <= given:
         return False
     state = fitted(method, drawn(90, 12)).state
     return bool(DIRECTIONS & {name.rpartition(".")[2] for name in state})
