@@ -11,7 +11,6 @@ import argparse
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,37 +20,17 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from pytorch_ood_stub import detectors
 from results import Made, markdown, version, write_csv, write_markdown
 
 from offmap.core.detector import Fitted
 from offmap.core.linalg import cholesky
 from offmap.score.mahalanobis import Mahalanobis
 
-STUBBED = ("", ".datasets", ".datasets.utils", ".transforms", ".transforms.functional", ".models", ".models.resnet")
-
-
-class Stub(ModuleType):
-    """A module in which every name is an empty class."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        made = type(name, (), {})
-        setattr(self, name, made)
-        return made
-
 
 def peer() -> Any:
     """pytorch-ood's detector."""
-    for name in STUBBED:
-        full = f"torchvision{name}"
-        parent, _, last = full.rpartition(".")
-        module = sys.modules.setdefault(full, Stub(full))
-        if parent:
-            setattr(sys.modules[parent], last, module)
-    from pytorch_ood.detector import Mahalanobis as Theirs
-
-    return Theirs(None)
+    return detectors().Mahalanobis(None)
 
 
 def rows(count: int, width: int, classes: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

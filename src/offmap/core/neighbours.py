@@ -11,67 +11,113 @@ from offmap.core.errors import SignalError
 Neighbours = tuple[Float[Tensor, "n k"], Int64[Tensor, "n k"]]
 
 
+SURE = 1e-2
+"""Share of the rows' mean squared length above which a squared distance by products is right to 1e-4."""
+
+
+SAMPLE = 1024
+"""Rows of the bank, or a few more, whose mean is the centre."""
+
+
 def k_nearest(
     queries: Float[Tensor, "n d"],
     bank: Float[Tensor, "m d"],
     k: int,
     *,
     leave_one_out: bool = False,
+    exact: bool = True,
     query_chunk: int = 1024,
-    bank_chunk: int = 16_384,
+    bank_chunk: int = 8192,
 ) -> Neighbours:
     """The ``k`` nearest rows of the bank: Euclidean distances ascending, and their indices.
 
     Found by matrix products of centred chunks in float32 (float64 if both are), merged across chunks; the distances of
-    those found are then taken by differences, so that they are exact near zero as well.
+    those found are then taken by differences, so that they are exact near zero as well. The bank is read once, one chunk at a
+    time, and need not fit into memory (a tensor over a mapped file).
 
     Args:
         leave_one_out: the queries are the bank itself, and a row is no neighbour of its own.
-        query_chunk, bank_chunk: rows at a time; memory is about ``query_chunk * (bank_chunk + k * d)`` numbers.
+        exact: measure every distance; else only those of queries that have a neighbour so near that products are not right to 1e-4.
+        query_chunk, bank_chunk: rows at a time; memory beside queries and result is about
+            ``bank_chunk * d + query_chunk * (bank_chunk + k * d)`` numbers.
 
     Raises:
         SignalError: the bank has fewer than ``k`` other rows.
+    """
+    queries, squared, index, scale = _found(queries, bank, k, leave_one_out, query_chunk, bank_chunk)
+    distances = squared.clamp_min(0).sqrt()
+    near = torch.ones_like(squared[:, 0], dtype=torch.bool) if exact else squared[:, 0] <= SURE * scale
+    for rows in torch.nonzero(near).flatten().split(query_chunk):
+        distances[rows], index[rows] = _measured(queries[rows], bank, index[rows])
+    return distances, index
+
+
+def kth_distance(
+    queries: Float[Tensor, "n d"],
+    bank: Float[Tensor, "m d"],
+    k: int,
+    *,
+    leave_one_out: bool = False,
+    query_chunk: int = 1024,
+    bank_chunk: int = 8192,
+) -> Float[Tensor, " n"]:
+    """Distance to the ``k``-th nearest row of the bank; as the last column of ``k_nearest``, but measures one neighbour only.
+
+    Which row is the k-th is decided by products, right to 1e-4 of the distance; where distances are too small for that, all k are measured.
+    """
+    queries, squared, index, scale = _found(queries, bank, k, leave_one_out, query_chunk, bank_chunk)
+    distance = torch.empty_like(squared[:, -1])
+    near = torch.nonzero(squared[:, -1] <= SURE * scale).flatten()
+    sure = torch.nonzero(squared[:, -1] > SURE * scale).flatten()
+    for which, columns in ((near, index), (sure, index[:, -1:])):
+        for rows in which.split(query_chunk):
+            distance[rows] = _measured(queries[rows], bank, columns[rows])[0][:, -1]
+    return distance
+
+
+def _found(
+    queries: Float[Tensor, "n d"], bank: Float[Tensor, "m d"], k: int, leave_one_out: bool, query_chunk: int, bank_chunk: int
+) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n k"], Int64[Tensor, "n k"], Float[Tensor, ""]]:
+    """Queries in the working precision, squared distances and indices of the neighbours by products, and the bank's mean square.
+
+    Each chunk of the bank is centred once, in one buffer, and meets every chunk of queries.
     """
     available = len(bank) - int(leave_one_out)
     if not 1 <= k <= available:
         raise SignalError(f"k = {k} nearest neighbours asked of a bank that offers {available}: choose a smaller k or give more images")
     dtype = torch.float64 if queries.dtype == bank.dtype == torch.float64 else torch.float32
     queries = queries.to(device=bank.device, dtype=dtype)
-    bank = bank.to(dtype)
-    offset = bank.mean(dim=0)
-    found = [
-        _nearest(queries[i : i + query_chunk], bank, k, offset, bank_chunk, first=i if leave_one_out else None)
-        for i in range(0, len(queries), query_chunk)
-    ]
-    if not found:
-        return queries.new_zeros(0, k), torch.zeros(0, k, dtype=torch.int64, device=bank.device)
-    return torch.cat([d for d, _ in found]), torch.cat([i for _, i in found])
-
-
-def _nearest(
-    queries: Float[Tensor, "n d"], bank: Float[Tensor, "m d"], k: int, offset: Float[Tensor, " d"], chunk: int, *, first: int | None
-) -> Neighbours:
-    """One chunk of queries; ``first`` is the bank's index of its first row, which is then left out."""
-    centred = queries - offset
-    best = torch.full((len(queries), k), torch.inf, dtype=queries.dtype, device=bank.device)
+    starts = range(0, len(bank), bank_chunk)
+    offset = bank[:: max(1, len(bank) // SAMPLE)].to(dtype).mean(dim=0)
+    best = torch.full((len(queries), k), torch.inf, dtype=dtype, device=bank.device)
     index = torch.zeros((len(queries), k), dtype=torch.int64, device=bank.device)
-    for start in range(0, len(bank), chunk):
-        part = bank[start : start + chunk] - offset
-        squared = torch.addmm(part.square().sum(dim=1), centred, part.T, alpha=-2)
-        if first is not None:
-            own = torch.arange(first, first + len(queries), device=bank.device) - start
-            inside = (own >= 0) & (own < len(part))
-            squared[inside, own[inside]] = torch.inf
-        near, at = squared.topk(min(k, len(part)), dim=1, largest=False)
-        best, order = torch.cat([best, near], dim=1).topk(k, dim=1, largest=False)
-        index = torch.cat([index, at + start], dim=1).gather(1, order)
-    return _measured(queries, bank, index)
+    buffer, total = queries.new_empty(min(bank_chunk, len(bank)), bank.shape[1]), offset.new_zeros(())
+    for start in starts:
+        part = torch.sub(bank[start : start + bank_chunk].to(dtype), offset, out=buffer[: len(bank) - start])
+        norms = torch.linalg.vector_norm(part, dim=1).square()
+        total += norms.sum()
+        for i in range(0, len(queries), query_chunk):
+            rows = slice(i, i + query_chunk)
+            squared = torch.addmm(norms, queries[rows] - offset, part.T, alpha=-2)
+            if leave_one_out:
+                _without_own(squared, i - start)
+            near, at = squared.min(dim=1, keepdim=True) if k == 1 else squared.topk(min(k, len(part)), dim=1, largest=False)
+            best[rows], order = torch.cat([best[rows], near], dim=1).topk(k, dim=1, largest=False)
+            index[rows] = torch.cat([index[rows], at + start], dim=1).gather(1, order)
+    return queries, best + (queries - offset).square().sum(dim=1, keepdim=True), index, total / len(bank)
+
+
+def _without_own(squared: Float[Tensor, "n m"], shift: int) -> None:
+    """No row is a neighbour of its own: query i is row ``i + shift`` of the chunk."""
+    own = torch.arange(shift, shift + len(squared), device=squared.device)
+    inside = (own >= 0) & (own < squared.shape[1])
+    squared[inside, own[inside]] = torch.inf
 
 
 def _measured(queries: Float[Tensor, "n d"], bank: Float[Tensor, "m d"], index: Int64[Tensor, "n k"]) -> Neighbours:
     """Distances to chosen rows by differences, ascending."""
-    exact = torch.stack([(queries - bank[index[:, j]]).norm(dim=1) for j in range(index.shape[1])], dim=1)
-    exact, order = exact.sort(dim=1, stable=True)
+    columns = [torch.linalg.vector_norm(queries - bank[index[:, j]].to(queries.dtype), dim=1) for j in range(index.shape[1])]
+    exact, order = torch.stack(columns, dim=1).sort(dim=1, stable=True)
     return exact, index.gather(1, order)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from offmap.core.neighbours import Reservoir
@@ -21,7 +21,7 @@ def sampled(
     return kept.rows if kept is not None else torch.zeros(0, 0, dtype=torch.float64)
 
 
-def chunks(rows: Float64[Tensor, "n d"], bank: int) -> tuple[Tensor, ...]:
+def chunks(rows: Float[Tensor, "n d"], bank: int) -> tuple[Tensor, ...]:
     """Rows in parts that make at most 16 million products with a bank of that many rows."""
     parts: tuple[Tensor, ...] = rows.split(max(1, 16_000_000 // max(1, bank)))
     return parts

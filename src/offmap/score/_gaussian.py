@@ -75,9 +75,11 @@ def nearest_class(state: State, rows: Float[Tensor, "n d"]) -> Float64[Tensor, "
 
 
 def each_class(state: State, rows: Float[Tensor, "n d"]) -> Float64[Tensor, "n k"]:
-    """Squared Mahalanobis distance to every class of a ``gaussian_state``, by differences."""
-    whitened = Whitener(state["mean"], state["factor"]).whiten(rows)
-    return torch.stack([(whitened - centre).square().sum(dim=1) for centre in state["centres"]], dim=1)
+    """Squared Mahalanobis distance to every class of a ``gaussian_state``, >= 0, by products about the mean of the classes."""
+    centre = state["centres"].mean(dim=0)
+    whitened, centres = Whitener(state["mean"], state["factor"]).whiten(rows) - centre, state["centres"] - centre
+    lengths = whitened.square().sum(dim=1, keepdim=True) + centres.square().sum(dim=1)
+    return torch.addmm(lengths, whitened, centres.T, alpha=-2).clamp_min(0)
 
 
 def check_shrinkage(shrinkage: str, who: str) -> None:

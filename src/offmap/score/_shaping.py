@@ -13,9 +13,12 @@ from offmap.core.detector import Detector, State
 from offmap.core.errors import ConfigError, SignalError
 from offmap.core.types import Signals
 from offmap.score._head import HEAD, PENULTIMATE, head_of
-from offmap.score._layer import rows_of
+from offmap.score._layer import rows_as_given, rows_of
 
 BINS, ROUNDS = 4096, 3
+ROWS = 1024
+"""Images shaped at a time."""
+
 MOST = 98.0
 """Largest percentile: sums differ at most fifty-fold, so that their exponential stays finite."""
 
@@ -84,8 +87,8 @@ class ShapingDetector(Detector):
         return self.needs | HEAD
 
     @abstractmethod
-    def logits(self, state: State, rows: Float64[Tensor, "n d"]) -> Float64[Tensor, "n k"]:
-        """The shaped logits."""
+    def logits(self, state: State, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        """The shaped logits, in the precision of the rows."""
 
     def limits(self, activations: Activations, weight: Float64[Tensor, "k d"]) -> Mapping[str, Tensor]:
         """What is learned beside the head; may replace ``weight``."""
@@ -100,13 +103,14 @@ class ShapingDetector(Detector):
         return {"weight": weight, "bias": bias, **self.limits(Activations(batches, self.method(), width), weight)}
 
     def raw_score(self, state: State, signals: Signals) -> Float[Tensor, " n"]:
-        rows = rows_of(signals, PENULTIMATE, self.method(), state["weight"].shape[1])
-        return -self.logits(state, rows).logsumexp(dim=1)
+        rows = rows_as_given(signals, PENULTIMATE, self.method(), state["weight"].shape[1])
+        return torch.cat([-self.logits(state, part).logsumexp(dim=1) for part in rows.split(ROWS)])
 
 
-def through_head(state: State, rows: Float64[Tensor, "n d"]) -> Float64[Tensor, "n k"]:
-    """``W h + b``."""
-    return rows @ state["weight"].T + state["bias"]
+def through_head(state: State, rows: Float[Tensor, "n d"], factor: Float[Tensor, "n 1"] | None = None) -> Float[Tensor, "n k"]:
+    """``W h + b``, or ``factor W h + b``."""
+    weight, bias = state["weight"].to(rows).T, state["bias"].to(rows)
+    return torch.addmm(bias, rows, weight) if factor is None else torch.mm(rows, weight).mul_(factor).add_(bias)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,10 +127,15 @@ class PercentileShaping(ShapingDetector):
         if not 0 <= self.percentile <= MOST:
             raise ConfigError(f"{self.method()}: percentile = {self.percentile} must be between 0 and {MOST:g}")
 
-    def kept(self, rows: Float64[Tensor, "n d"]) -> Float64[Tensor, "n d"]:
-        """The largest ``D - round(percentile/100 D)`` activations of each image, at least one; zero elsewhere."""
-        top, where = rows.topk(kept_count(rows.shape[1], self.percentile), dim=1)
-        return torch.zeros_like(rows).scatter(1, where, top)
+    def kept(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """The largest activations of each image; zero elsewhere."""
+        top, where = self.largest(rows)
+        return torch.zeros_like(rows).scatter_(1, where, top)
+
+    def largest(self, rows: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n m"], Int64[Tensor, "n m"]]:
+        """The ``D - round(percentile/100 D)`` largest activations of each image, at least one, and where they are; in any order."""
+        top, where = rows.topk(kept_count(rows.shape[1], self.percentile), dim=1, sorted=False)
+        return top, where
 
 
 def kept_count(width: int, percentile: float) -> int:
@@ -134,6 +143,6 @@ def kept_count(width: int, percentile: float) -> int:
     return max(1, width - round(width * percentile / 100))
 
 
-def concentration(rows: Float64[Tensor, "n d"], kept: Float64[Tensor, "n d"]) -> Float64[Tensor, "n 1"]:
+def concentration(rows: Float[Tensor, "n d"], kept: Float[Tensor, "n m"]) -> Float[Tensor, "n 1"]:
     """Sum of all activations over the sum of those kept, >= 1 and at most D over their number; 0 where all are zero."""
     return rows.sum(dim=1, keepdim=True) / kept.sum(dim=1, keepdim=True).clamp_min(1e-30)

@@ -4,18 +4,24 @@ from collections.abc import Iterable
 from functools import reduce
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from offmap.core.linalg import principal
 from offmap.core.moments import Moments
 from offmap.core.types import Signals
 from offmap.score._gaussian import Vectors
+from offmap.score._layer import CACHED
 
 
 def head_origin(weight: Tensor, bias: Tensor) -> Float64[Tensor, " d"]:
-    """``-W^+ b``, the shortest feature at which all logits vanish (or are least, where no feature makes them vanish)."""
-    solution: Tensor = torch.linalg.lstsq(weight.double().cpu(), bias.double().cpu()[:, None], driver="gelsd").solution
+    """``-W^+ b``, the shortest feature at which all logits vanish (or are least, where no feature makes them vanish).
+
+    Singular values below the rounding of float32 count as zero: training leaves classes whose weights add up to zero, and
+    what is left of that sum would send the origin to infinity.
+    """
+    smallest = max(weight.shape) * torch.finfo(torch.float32).eps
+    solution: Tensor = torch.linalg.lstsq(weight.double().cpu(), bias.double().cpu()[:, None], rcond=smallest, driver="gelsd").solution
     return -solution[:, 0].to(weight.device)
 
 
@@ -30,11 +36,16 @@ def principal_about(moments: Moments, origin: Float64[Tensor, " d"]) -> tuple[Fl
     return principal(moments.scatter / moments.count + torch.outer(offset, offset))
 
 
-def outside(rows: Float64[Tensor, "n d"], origin: Float64[Tensor, " d"], basis: Float64[Tensor, "d p"]) -> Float64[Tensor, " n"]:
-    """Length of ``h - u`` outside the subspace of the basis, >= 0."""
-    centred = rows.to(origin) - origin
-    length: Tensor = torch.linalg.vector_norm(centred - (centred @ basis) @ basis.T, dim=1)
-    return length
+def outside(rows: Float[Tensor, "n d"], origin: Float64[Tensor, " d"], basis: Float64[Tensor, "d p"]) -> Float64[Tensor, " n"]:
+    """Length of ``h - u`` outside the subspace of the orthonormal basis, >= 0.
+
+    By Pythagoras in float64: right to 1e-8 of ``|h - u|``, which is less than float32 features hold.
+    """
+    squares = []
+    for part in rows.split(CACHED):
+        centred = part.to(origin) - origin
+        squares.append(torch.linalg.vector_norm(centred, dim=1).square() - torch.linalg.vector_norm(centred @ basis, dim=1).square())
+    return torch.cat(squares).clamp_min(0).sqrt()
 
 
 def principal_axes(

@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from offmap.core.errors import SignalError
 from offmap.core.moments import ClassMoments
 from offmap.core.types import Signals
 from offmap.score._gaussian import class_moments
-from offmap.score._layer import labels_of, rows_of
+from offmap.score._layer import labels_of, rows_as_given, rows_of
 
 Rows = tuple[Float64[Tensor, "n k"], Int64[Tensor, " n"], Int64[Tensor, " n"]]
 """Logits, predicted class, right class."""
@@ -60,9 +60,9 @@ class Targets:
         return self.logits[torch.searchsorted(self.labels, labels.to(self.labels.device))]
 
 
-def predicted(batch: Signals, who: str, width: int | None = None) -> tuple[Float64[Tensor, "n k"], Int64[Tensor, " n"]]:
-    """Logits in float64, and the index of the largest."""
-    logits = rows_of(batch, "logits", who, width)
+def predicted(batch: Signals, who: str, width: int | None = None) -> tuple[Float[Tensor, "n k"], Int64[Tensor, " n"]]:
+    """Logits, and the index of the largest."""
+    logits = rows_as_given(batch, "logits", who, width)
     return logits, logits.argmax(dim=1)
 
 
@@ -72,6 +72,6 @@ def right_or_predicted(batches: Iterable[Signals], who: str) -> Callable[[Signal
 
     def read(batch: Signals) -> Rows:
         logits, which = predicted(batch, who)
-        return logits, which, which if targets is None else targets(batch, who)
+        return logits.double(), which, which if targets is None else targets(batch, who)
 
     return read

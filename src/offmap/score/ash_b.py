@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from jaxtyping import Float64
+from jaxtyping import Float
 from torch import Tensor
 
 from offmap.core.detector import State
@@ -33,7 +33,7 @@ class ASHB(PercentileShaping):
         "Djurisic et al., Extremely Simple Activation Shaping for Out-of-Distribution Detection, ICLR 2023, arXiv 2209.09858"
     )
 
-    def logits(self, state: State, rows: Float64[Tensor, "n d"]) -> Float64[Tensor, "n k"]:
+    def logits(self, state: State, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         kept = self.kept(rows)
         level = rows.sum(dim=1, keepdim=True) / kept_count(rows.shape[1], self.percentile)
-        return through_head(state, (kept > 0) * level)
+        return through_head(state, kept.sign_().mul_(level))

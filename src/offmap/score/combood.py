@@ -11,7 +11,7 @@ from torch import Tensor
 from offmap.core.detector import State
 from offmap.core.errors import ConfigError, SignalError
 from offmap.core.linalg import unit_norm
-from offmap.core.neighbours import k_nearest
+from offmap.core.neighbours import kth_distance
 from offmap.core.types import Signals
 from offmap.score._bank import sampled
 from offmap.score._gaussian import GaussianDetector, nearest_class
@@ -83,5 +83,5 @@ class CombOOD(GaussianDetector):
 
     def _logs(self, state: State, signals: Signals) -> Float64[Tensor, "n 2"]:
         rows, bank = self.vectors(signals, len(state["mean"])), state["bank"]
-        near = k_nearest(rows.float(), bank, self.k or default_k(len(bank)))[0][:, -1].double().square()
+        near = kth_distance(rows.float(), bank, self.k or default_k(len(bank))).double().square()
         return torch.stack([0.5 * near.clamp_min(SMALLEST).log(), nearest_class(state, rows).clamp_min(SMALLEST).log()], dim=1)

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
 from offmap.core.detector import State
 from offmap.core.errors import ConfigError, SignalError
 from offmap.core.linalg import unit_norm
-from offmap.core.neighbours import k_nearest
+from offmap.core.neighbours import kth_distance
 from offmap.core.types import Signals
 from offmap.score._bank import sampled
 from offmap.score._layer import LayerDetector
@@ -33,7 +33,7 @@ class DKNN(LayerDetector):
     That both distances are calibrated is the paper's; standardising by mean and deviation is the project's reading of it.
 
     Fitting stores a bank of M rows, ``M D^2 + D^3``, and compares it with itself, ``M^2 D``, where none are held out; scoring
-    costs ``2 M D`` an image; the state is ``(M + d + 1) D`` numbers.
+    costs ``2 M D`` an image; the state is ``M (d + D) + (d + 1) D`` numbers.
 
     Fails where the noise outside the subspace differs between scanners or sizes: it counts fully. As with ``knn``, images of a
     rare kind look odd.
@@ -68,9 +68,11 @@ class DKNN(LayerDetector):
         if (self.k or 1) >= len(bank):
             raise SignalError(f"d_knn: k = {self.k or 1} must be less than the {len(bank)} images to fit on")
         mean, values, vectors = principal_axes(bank, bank.shape[1])
-        state = {"bank": bank.float(), "mean": mean, "basis": vectors[:, : holding(values, self.variance)]}
+        basis = vectors[:, : holding(values, self.variance)]
+        inside, outside = parts(bank, mean, basis)
+        state = {"mean": mean, "basis": basis, "inside": inside, "outside": outside}
         if held_out is None:
-            distances = self._distances(state, bank.float().double(), own=True)
+            distances = self._distances(state, bank, own=True)
         else:
             distances = torch.cat([self._distances(state, unit_norm(self.rows(batch, len(mean)))) for batch in held_out])
         if len(distances) < 2:
@@ -83,8 +85,15 @@ class DKNN(LayerDetector):
 
     def _distances(self, state: State, rows: Float64[Tensor, "n d"], *, own: bool = False) -> Float64[Tensor, "n 2"]:
         """Inside and outside the subspace; ``own``: the rows are the bank, and none is its own neighbour."""
-        basis, bank = state["basis"], state["bank"].double() - state["mean"]
-        rows, k = rows - state["mean"], self.k or default_k(len(bank))
-        inside = k_nearest(rows @ basis, bank @ basis, k, leave_one_out=own)[0][:, -1]
-        outside = k_nearest(rows - rows @ basis @ basis.T, bank - bank @ basis @ basis.T, k, leave_one_out=own)[0][:, -1]
-        return torch.stack([inside, outside], dim=1)
+        banks, k = (state["inside"], state["outside"]), self.k or default_k(len(state["inside"]))
+        both = zip(parts(rows, state["mean"], state["basis"]), banks, strict=True)
+        return torch.stack([kth_distance(own_part, bank, k, leave_one_out=own).double() for own_part, bank in both], dim=1)
+
+
+def parts(
+    rows: Float64[Tensor, "n d"], mean: Float64[Tensor, " d"], basis: Float64[Tensor, "d p"]
+) -> tuple[Float32[Tensor, "n p"], Float32[Tensor, "n d"]]:
+    """Coordinates inside the subspace about the mean, and what is left outside it."""
+    centred = rows - mean
+    inside = centred @ basis
+    return inside.float(), (centred - inside @ basis.T).float()

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from offmap.core.detector import State
@@ -47,5 +47,5 @@ class DICE(ShapingDetector):
         kept = contribution > threshold if self.percentile > 0 else torch.ones_like(weight, dtype=torch.bool)
         return {"weight": weight * kept}
 
-    def logits(self, state: State, rows: Float64[Tensor, "n d"]) -> Float64[Tensor, "n k"]:
+    def logits(self, state: State, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         return through_head(state, rows)

@@ -51,7 +51,7 @@ class ECOD(LayerDetector):
 
     def raw_score(self, state: State, signals: Signals) -> Float[Tensor, " n"]:
         ordered = state["sorted"]
-        left, right = tails(self.rows(signals, len(ordered)).float(), ordered)
+        left, right = tails(self.rows_as_given(signals, len(ordered)).float(), ordered)
         skewed = torch.where(state["left"], left, right)
         return torch.stack([left.sum(dim=1), right.sum(dim=1), skewed.sum(dim=1)]).amax(dim=0)
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from jaxtyping import Float64
+from jaxtyping import Float
 from torch import Tensor
 
 from offmap.core.errors import ConfigError
@@ -32,5 +32,7 @@ class Energy(LogitDetector):
         if not 0 < self.temperature < float("inf"):
             raise ConfigError(f"energy: temperature = {self.temperature} must be greater than 0")
 
-    def of_logits(self, logits: Float64[Tensor, "n k"]) -> Float64[Tensor, " n"]:
+    def of_logits(self, logits: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
+        if self.temperature == 1:
+            return -logits.logsumexp(dim=1)
         return -self.temperature * (logits / self.temperature).logsumexp(dim=1)

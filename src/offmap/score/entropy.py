@@ -3,18 +3,18 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from jaxtyping import Float64
+from jaxtyping import Float
 from torch import Tensor
 
-from offmap.score._logits import LogitDetector
+from offmap.score._logits import LogitDetector, negative_entropy
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entropy(LogitDetector):
     """Entropy of the softmax, ``-sum_k p_k log p_k`` in nats, in [0, log K].
 
-    How undecided the classifier is among all its classes, where ``msp`` sees the first only. Taken from the logarithm of
-    the softmax, so that a probability of zero adds zero.
+    How undecided the classifier is among all its classes, where ``msp`` sees the first only. Taken from differences to
+    the largest logit, so that a probability of zero adds zero, and sure predictions keep their order.
 
     Nothing to fit; scoring costs K an image; the state is one number.
 
@@ -28,6 +28,5 @@ class Entropy(LogitDetector):
 
     one_suffices: ClassVar[bool] = False
 
-    def of_logits(self, logits: Float64[Tensor, "n k"]) -> Float64[Tensor, " n"]:
-        log_p = logits.log_softmax(dim=1)
-        return -(log_p.exp() * log_p).sum(dim=1)
+    def of_logits(self, logits: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
+        return -negative_entropy(logits)

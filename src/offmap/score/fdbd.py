@@ -12,7 +12,7 @@ from offmap.core.detector import Detector, State
 from offmap.core.errors import ConfigError, SignalError
 from offmap.core.types import Signals
 from offmap.score._head import HEAD, PENULTIMATE, head_of, mean_of, two_or_more
-from offmap.score._layer import rows_of
+from offmap.score._layer import distances, row_products, rows_as_given
 from offmap.score._targets import predicted
 
 Scale = Literal["centred", "norm"]
@@ -60,10 +60,10 @@ class FDBD(Detector):
         return {"mean": mean, "gaps": gaps}
 
     def raw_score(self, state: State, signals: Signals) -> Float[Tensor, " n"]:
-        mean, gaps = state["mean"], state["gaps"]
-        logits, which = predicted(signals, "fdbd", len(gaps))
-        rows = rows_of(signals, PENULTIMATE, "fdbd", len(mean))
-        length: Tensor = torch.linalg.vector_norm(rows - mean if self.scale == "centred" else rows, dim=1).clamp_min(1e-12)
-        gap = gaps[which]
-        distance = (logits.amax(dim=1, keepdim=True) - logits) / torch.where(gap > 0, gap, torch.inf)
-        return -distance.sum(dim=1) / (gap > 0).sum(dim=1).clamp_min(1) / length
+        logits, which = predicted(signals, "fdbd", len(state["gaps"]))
+        rows = rows_as_given(signals, PENULTIMATE, "fdbd", len(state["mean"]))
+        mean, gaps = state["mean"].to(rows), state["gaps"].to(logits)
+        length = distances(rows, mean if self.scale == "centred" else torch.zeros_like(mean)).clamp_min(1e-12)
+        boundary = gaps > 0
+        steepness = torch.where(boundary, 1 / gaps, 0) / boundary.sum(dim=1, keepdim=True).clamp_min(1)
+        return -row_products(logits.amax(dim=1, keepdim=True) - logits, steepness, which) / length

@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from jaxtyping import Float64
+import torch
+from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from offmap.core.errors import ConfigError
-from offmap.score._logits import LogitDetector
+from offmap.score._logits import LogitDetector, minus_below
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +44,22 @@ class GEN(LogitDetector):
         if self.top < 1:
             raise ConfigError(f"gen: top = {self.top} must be at least 1")
 
-    def of_logits(self, logits: Float64[Tensor, "n k"]) -> Float64[Tensor, " n"]:
-        descending = logits.sort(dim=1, descending=True).values
-        log_p = descending.log_softmax(dim=1)
-        log_rest = (-log_p.exp()).log1p()
-        log_rest[:, 0] = descending[:, 1:].logsumexp(dim=1) - descending.logsumexp(dim=1)
-        terms = self.gamma * (log_p + log_rest)
-        return terms[:, : self.top].exp().sum(dim=1)
+    def of_logits(self, logits: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
+        if self.top < logits.shape[1]:
+            whole = logits.logsumexp(dim=1, keepdim=True)
+            log_p = logits.topk(self.top, dim=1, sorted=False).values - whole
+        else:
+            log_p = logits.log_softmax(dim=1)
+        p = log_p.exp()
+        top = p.amax(dim=1)
+        sure = top > 0.5
+        terms = log_p.add_(minus_below(p, 0.6).log1p_()).mul_(self.gamma).exp_()
+        unfinished = terms.amax(dim=1)
+        return terms.sum(dim=1) - torch.where(sure, unfinished - self._of_top(logits), 0)
+
+    def _of_top(self, logits: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
+        """The term of the largest probability where it is more than one half; by logarithms, as ``1 - p`` may be no number above zero."""
+        lower = logits - logits.amax(dim=1, keepdim=True)
+        others = -functional.threshold(-lower, 0.0, torch.finfo(lower.dtype).max)
+        log_odds = others.logsumexp(dim=1)
+        return (self.gamma * (log_odds - 2 * log_odds.exp().log1p())).exp()

@@ -12,7 +12,7 @@ from offmap.core.detector import Detector, State
 from offmap.core.errors import ConfigError
 from offmap.core.types import Signals
 from offmap.score._head import PENULTIMATE, common_widths, two_or_more
-from offmap.score._layer import rows_of
+from offmap.score._layer import rows_as_given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,9 @@ class GradNorm(Detector):
         return {"width": torch.tensor(width), "classes": torch.tensor(classes)}
 
     def raw_score(self, state: State, signals: Signals) -> Float[Tensor, " n"]:
-        features = rows_of(signals, PENULTIMATE, "gradnorm", int(state["width"]))
-        logits = rows_of(signals, "logits", "gradnorm", int(state["classes"]))
-        p = (logits / self.temperature).softmax(dim=1)
-        return -(p * logits.shape[1] - 1).abs().sum(dim=1) * features.abs().sum(dim=1)
+        features = rows_as_given(signals, PENULTIMATE, "gradnorm", int(state["width"]))
+        logits = rows_as_given(signals, "logits", "gradnorm", int(state["classes"]))
+        p = (logits if self.temperature == 1 else logits / self.temperature).softmax(dim=1)
+        uneven = p.mul_(logits.shape[1]).sub_(1).abs_().sum(dim=1)
+        length: Tensor = torch.linalg.vector_norm(features, ord=1, dim=1)
+        return -uneven * length

@@ -13,7 +13,10 @@ from offmap.core.errors import ConfigError, SignalError
 from offmap.core.types import Signals
 from offmap.score._held_out import Share
 from offmap.score._layer import rows_of
-from offmap.score._layers import FLOOR, layers_in, map_of, patterns
+from offmap.score._layers import FLOOR, finest, layers_in, map_of, on_grid, patterns
+
+CACHED = 16
+"""Images at a time, so that the powers of their maps stay in the cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +29,8 @@ class Gram(Detector):
     1 % of a layer's mean bound count as 1 %, so that dead channels stay harmless.
 
     With ``per_class`` the range is that of the predicted class, as in the paper, and needs logits; a class never predicted in the
-    fit part has that of all images. Otherwise there is one range. The sum is taken before the root, as in the authors' code.
+    fit part has that of all images. Otherwise there is one range. The sum is taken before the root, as in the authors' code; maps are
+    pooled to at most 40 a side.
 
     Fitting and scoring cost ``P C S`` for each layer of C channels and S positions; the state is ``2 P C`` numbers for each layer and
     class. Without ``held_out``, every fourth image is kept apart and takes no part in the ranges.
@@ -109,13 +113,24 @@ class Gram(Detector):
 
 
 def correlations(maps: Float[Tensor, "n c *s"], powers: int) -> Float64[Tensor, "n p c"]:
-    """Row sums of the Gram matrices of the p-th powers, p-th root with the sign kept."""
-    flat = maps.double().flatten(2)
-    rows = []
+    """Row sums of the Gram matrices of the p-th powers, p-th root with the sign kept; maps with a side above 40 are pooled to it.
+
+    In the precision of the maps, each image divided by its largest value, so that the tenth power of none overflows.
+    """
+    size = finest([tuple(maps.shape[2:])])
+    return torch.cat([_correlations(on_grid(part, size), powers) for part in maps.split(CACHED)])
+
+
+def _correlations(maps: Float[Tensor, "n c *s"], powers: int) -> Float64[Tensor, "n p c"]:
+    given = maps if maps.dtype == torch.float64 else maps.float()
+    flat = given.movedim(1, -1).flatten(1, -2)
+    size = flat.abs().amax(dim=(1, 2), keepdim=True).clamp_min(1e-30)
+    flat = flat / size
+    rows, raised = [], flat.clone()
     for power in range(1, powers + 1):
-        raised = flat.pow(power)
-        sums = (raised * raised.sum(dim=1, keepdim=True)).sum(dim=2)
-        rows.append(sums.sign() * sums.abs().pow(1 / power))
+        raised = raised if power == 1 else raised.mul_(flat)
+        sums = torch.bmm(raised.sum(dim=2)[:, None], raised)[:, 0].double()
+        rows.append(sums.sign() * sums.abs().pow(1 / power) * size[:, 0].double().square())
     return torch.stack(rows, dim=1)
 
 

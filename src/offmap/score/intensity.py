@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
+from torch.nn import functional
 
 from offmap.core.detector import Detector, State
 from offmap.core.errors import ConfigError, SignalError
@@ -14,6 +15,9 @@ from offmap.core.linalg import Shrinkage, Whitener
 from offmap.core.types import Signals
 from offmap.score._gaussian import check_shrinkage
 from offmap.score._layers import layer_whiteners
+
+CACHED = 16
+"""Images at a time, so that what is made of their pixels stays in the cache."""
 
 DARKEST = 1e-8
 """Least power whose logarithm is taken, in squared units of the pixels (which lie in [0, 1])."""
@@ -79,28 +83,31 @@ class Intensity(Detector):
             raise SignalError(f"intensity: image of shape {tuple(images.shape)} must be (N, C, ...) with one to three spatial axes")
         parts = [histogram(images, self.bins).sqrt()]
         if self.bands:
-            parts.append(ring_power(images.double(), self.bands).clamp_min(DARKEST).log())
+            power = ring_power(images if images.dtype == torch.float64 else images.float(), self.bands)
+            parts.append(power.clamp_min(DARKEST).log())
         parts = [part.expand(-1, COLOUR, -1) if part.shape[1] == 1 else part for part in parts]
         return torch.cat([part.flatten(1) for part in parts], dim=1)
 
 
 def histogram(images: Float[Tensor, "n c *s"], bins: int) -> Float64[Tensor, "n c b"]:
     """Share of the pixels in each of the bins over [0, 1]; pixels outside go to the nearest."""
-    flat = images.flatten(2)
-    index = (flat * bins).floor().clamp(0, bins - 1).long()
-    counts = torch.zeros(*flat.shape[:2], bins, dtype=torch.float64, device=images.device)
-    return counts.scatter_add(2, index, torch.ones_like(flat, dtype=torch.float64)) / flat.shape[2]
+    flat = images.flatten(0, 1).flatten(1)
+    counts = []
+    for part in flat.split(CACHED):
+        index = (part * bins).clamp_(0, bins - 1).to(torch.int32)
+        index += bins * torch.arange(len(part), dtype=torch.int32, device=images.device)[:, None]
+        counts.append(torch.bincount(index.flatten(), minlength=len(part) * bins))
+    return torch.cat(counts).reshape(*images.shape[:2], bins).double() / flat.shape[1]
 
 
-def ring_power(images: Float64[Tensor, "n c *s"], bands: int) -> Float64[Tensor, "n c r"]:
+def ring_power(images: Float[Tensor, "n c *s"], bands: int) -> Float64[Tensor, "n c r"]:
     """Mean power in rings of equal width in spatial frequency up to 0.5 cycles a pixel; the mean of the image is left out.
 
     The spectrum of a real image is symmetric: half of it is computed, and counts twice. Corners beyond 0.5 belong to the last
     ring; a ring without any frequency, as in small images, has none.
     """
     axes, sides = tuple(range(2, images.ndim)), tuple(images.shape[2:])
-    power = torch.fft.rfftn(images - images.mean(dim=axes, keepdim=True), dim=axes, norm="ortho").abs().square()
-    last = torch.arange(power.shape[-1])
+    last = torch.arange(sides[-1] // 2 + 1)
     twice = torch.where((last > 0) & (2 * last < sides[-1]), 2.0, 1.0).double()
     frequencies = [
         *(torch.fft.fftfreq(side, dtype=torch.float64) for side in sides[:-1]),
@@ -108,8 +115,14 @@ def ring_power(images: Float64[Tensor, "n c *s"], bands: int) -> Float64[Tensor,
     ]
     radius = torch.stack(torch.meshgrid(*frequencies, indexing="ij")).square().sum(dim=0).sqrt()
     ring = (radius * (2 * bands)).floor().clamp_max(bands - 1).long().flatten()
-    counts = torch.bincount(ring, weights=twice.expand_as(radius).flatten(), minlength=bands).clamp_min(1).to(images.device)
-    sums: Tensor = power.new_zeros(*power.shape[:2], bands).index_add(
-        2, ring.to(images.device), (power * twice.to(images.device)).flatten(2)
-    )
-    return sums / counts
+    weights = functional.one_hot(ring, bands).double() * twice.expand_as(radius).flatten()[:, None]
+    means = weights / weights.sum(dim=0).clamp_min(1)
+    return torch.cat([_power(part, axes) @ means.to(part) for part in images.split(CACHED)]).double()
+
+
+def _power(images: Float[Tensor, "n c *s"], axes: tuple[int, ...]) -> Float[Tensor, "n c f"]:
+    """Squared magnitudes of the half spectrum without its mean, those of one image add up to that of its pixels."""
+    parts = torch.view_as_real(torch.fft.rfftn(images, dim=axes, norm="ortho"))
+    power = parts.square().sum(dim=-1).flatten(2)
+    power[..., 0] = 0
+    return power

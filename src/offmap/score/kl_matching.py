@@ -12,7 +12,8 @@ from offmap.core.detector import Detector, State
 from offmap.core.errors import ConfigError
 from offmap.core.types import Signals
 from offmap.score._head import two_or_more
-from offmap.score._layer import rows_of
+from offmap.score._layer import rows_as_given, rows_of
+from offmap.score._logits import negative_entropy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +60,9 @@ class KLMatching(Detector):
 
     def raw_score(self, state: State, signals: Signals) -> Float[Tensor, " n"]:
         templates = state["log_templates"]
-        log_p = rows_of(signals, "logits", "kl_matching", len(templates)).log_softmax(dim=1)
-        p = log_p.exp()
-        return ((p * log_p).sum(dim=1, keepdim=True) - p @ templates.T).amin(dim=1)
+        logits = rows_as_given(signals, "logits", "kl_matching", len(templates))
+        crossed = logits.softmax(dim=1) @ templates.to(logits).T
+        return (negative_entropy(logits) - crossed.amax(dim=1)).clamp_min(0)
 
     def _softmax(self, batch: Signals, width: int | None = None) -> Float64[Tensor, "n k"]:
         return rows_of(batch, "logits", "kl_matching", width).softmax(dim=1)

@@ -12,7 +12,7 @@ from torch import Tensor
 from offmap.core.detector import State
 from offmap.core.errors import ConfigError, SignalError
 from offmap.core.linalg import unit_norm
-from offmap.core.neighbours import Reservoir, k_nearest
+from offmap.core.neighbours import Reservoir, kth_distance
 from offmap.core.types import Signals
 from offmap.score._layer import LayerDetector
 
@@ -48,7 +48,7 @@ class KNN(LayerDetector):
             raise ConfigError(f"knn: max_bank = {self.max_bank} must be at least k = {self.k or 1}")
 
     def learn(self, batches: Iterable[Signals], held_out: Iterable[Signals] | None, generator: torch.Generator) -> State:
-        parts = (unit_norm(self.rows(batch)).float() for batch in batches)
+        parts = (unit_norm(self.rows_as_given(batch)).float() for batch in batches)
         first = next(parts)
         sample = reduce(lambda kept, rows: kept.add(rows, generator), parts, Reservoir.empty(self.max_bank, first).add(first, generator))
         if self.k is not None and self.k > len(sample.rows):
@@ -58,7 +58,7 @@ class KNN(LayerDetector):
     def raw_score(self, state: State, signals: Signals) -> Float[Tensor, " n"]:
         bank = state["bank"]
         k = self.k or default_k(len(bank))
-        return k_nearest(unit_norm(self.rows(signals, bank.shape[1])).float(), bank, k)[0][:, -1]
+        return kth_distance(unit_norm(self.rows_as_given(signals, bank.shape[1])).float(), bank, k)
 
 
 def default_k(bank: int) -> int:

@@ -57,14 +57,14 @@ class LOF(LayerDetector):
         bank = sampled(batches, lambda batch: unit_norm(self.rows(batch)), self.max_bank, generator).float()
         if len(bank) < 2:
             raise SignalError("lof: one image has no neighbours: give at least two to fit on")
-        distances, index = k_nearest(bank, bank, min(self.k, len(bank) - 1), leave_one_out=True)
+        distances, index = k_nearest(bank, bank, min(self.k, len(bank) - 1), leave_one_out=True, exact=False)
         reach = distances[:, -1]
         return {"bank": bank, "reach": reach, "density": density(distances, index, reach)}
 
     def raw_score(self, state: State, signals: Signals) -> Float[Tensor, " n"]:
         bank = state["bank"]
-        rows = unit_norm(self.rows(signals, bank.shape[1])).float()
-        distances, index = k_nearest(rows, bank, min(self.k, len(bank) - 1))
+        rows = unit_norm(self.rows_as_given(signals, bank.shape[1])).float()
+        distances, index = k_nearest(rows, bank, min(self.k, len(bank) - 1), exact=False)
         return state["density"][index].mean(dim=1) / density(distances, index, state["reach"])
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from jaxtyping import Float64
+from jaxtyping import Float
 from torch import Tensor
 
 from offmap.core.detector import State
@@ -32,5 +32,5 @@ class LTS(PercentileShaping):
         "Djurisic et al., Logit Scaling for Out-of-Distribution Detection, Machine Vision and Applications 2025, arXiv 2409.01175"
     )
 
-    def logits(self, state: State, rows: Float64[Tensor, "n d"]) -> Float64[Tensor, "n k"]:
-        return through_head(state, rows) * concentration(rows, self.kept(rows)).square()
+    def logits(self, state: State, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        return through_head(state, rows) * concentration(rows, self.largest(rows)[0]).square()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from jaxtyping import Float64
+from jaxtyping import Float
 from torch import Tensor
 
 from offmap.score._logits import LogitDetector
@@ -24,5 +24,5 @@ class MaxLogit(LogitDetector):
         "Hendrycks et al., Scaling Out-of-Distribution Detection for Real-World Settings, ICML 2022, arXiv 1911.11132"
     )
 
-    def of_logits(self, logits: Float64[Tensor, "n k"]) -> Float64[Tensor, " n"]:
-        return -logits.max(dim=1).values
+    def of_logits(self, logits: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
+        return -logits.amax(dim=1)

@@ -12,7 +12,7 @@ from torch import Tensor
 from offmap.core.detector import Localiser, State
 from offmap.core.errors import ConfigError, SignalError
 from offmap.core.linalg import Shrinkage, Whitener, unit_norm
-from offmap.core.neighbours import Reservoir, k_nearest
+from offmap.core.neighbours import Reservoir, kth_distance
 from offmap.core.types import Signals
 from offmap.score._held_out import Share
 from offmap.score._layer import rows_of
@@ -141,7 +141,7 @@ class MultilayerMahalanobis(Localiser):
         near = torch.zeros_like(columns[0])
         if "bank" in state:
             deepest = unit_norm(rows_of(signals, f"features.{prefixes[-1].split('.', 2)[2]}", self.method())).float()
-            near = k_nearest(deepest, state["bank"], self.k)[0][:, -1].to(near).clamp_min(SMALLEST**0.5).log()
+            near = kth_distance(deepest, state["bank"], self.k).to(near).clamp_min(SMALLEST**0.5).log()
         return torch.stack([*columns, near], dim=1)
 
     def _parts(self, state: State, signals: Signals) -> Parts:

@@ -12,7 +12,7 @@ from offmap.core.detector import Detector, State
 from offmap.core.errors import ConfigError
 from offmap.core.types import Signals
 from offmap.score._head import HEAD, PENULTIMATE, head_of, mean_of
-from offmap.score._layer import rows_of
+from offmap.score._layer import CACHED, distances, row_products, rows_as_given
 from offmap.score._targets import predicted
 
 
@@ -53,9 +53,12 @@ class NCI(Detector):
         return {"mean": mean, "weight": head_of(next(iter(batches)), len(mean), "nci")[0].to(mean)}
 
     def raw_score(self, state: State, signals: Signals) -> Float[Tensor, " n"]:
-        mean, weight = state["mean"], state["weight"]
-        rows = rows_of(signals, PENULTIMATE, "nci", len(mean))
-        centred = rows - mean
-        along = (centred * weight[predicted(signals, "nci", len(weight))[1]]).sum(dim=1)
-        length: Tensor = torch.linalg.vector_norm(centred, dim=1).clamp_min(1e-12)
-        return -along / length - self.alpha * rows.abs().sum(dim=1)
+        rows = rows_as_given(signals, PENULTIMATE, "nci", len(state["mean"]))
+        mean, weight = state["mean"].to(rows), state["weight"].to(rows)
+        which = predicted(signals, "nci", len(weight))[1]
+        along = torch.cat(
+            [row_products(part - mean, weight, index) for part, index in zip(rows.split(CACHED), which.split(CACHED), strict=True)]
+        )
+        length = distances(rows, mean).clamp_min(1e-12)
+        sums: Tensor = torch.linalg.vector_norm(rows, ord=1, dim=1)
+        return -along / length - self.alpha * sums

@@ -14,7 +14,7 @@ from offmap.core.linalg import unit_norm
 from offmap.core.types import Signals
 from offmap.score._bank import chunks, sampled
 from offmap.score._head import PENULTIMATE, common_widths
-from offmap.score._layer import rows_of
+from offmap.score._layer import rows_as_given, rows_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +60,12 @@ class NNGuide(Detector):
         return {"bank": bank.float(), "classes": torch.tensor(classes)}
 
     def raw_score(self, state: State, signals: Signals) -> Float[Tensor, " n"]:
-        bank = state["bank"].double()
-        rows, k = self._unit(signals, bank.shape[1]), min(self.k, len(bank))
-        guidance = torch.cat([(part @ bank.T).topk(k, dim=1).values.mean(dim=1) for part in chunks(rows, len(bank))])
-        return -self._confidence(signals, int(state["classes"]))[:, 0] * guidance
+        features = rows_as_given(signals, PENULTIMATE, "nnguide", state["bank"].shape[1])
+        bank, k = state["bank"].to(features), min(self.k, len(state["bank"]))
+        length: Tensor = torch.linalg.vector_norm(features, dim=1).clamp_min(1e-12)
+        nearest = [(part @ bank.T).topk(k, dim=1, sorted=False).values.mean(dim=1) for part in chunks(features, len(bank))]
+        confidence = rows_as_given(signals, "logits", "nnguide", int(state["classes"])).logsumexp(dim=1)
+        return -confidence * torch.cat(nearest) / length
 
     def _unit(self, signals: Signals, width: int | None = None) -> Float64[Tensor, "n d"]:
         return unit_norm(rows_of(signals, PENULTIMATE, "nnguide", width))

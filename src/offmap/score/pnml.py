@@ -10,10 +10,10 @@ from torch import Tensor
 
 from offmap.core.detector import Detector, State
 from offmap.core.errors import ConfigError
-from offmap.core.linalg import principal, unit_norm
+from offmap.core.linalg import cholesky, unit_norm
 from offmap.core.types import Signals
 from offmap.score._head import HEAD, PENULTIMATE, head_of, two_or_more
-from offmap.score._layer import rows_of
+from offmap.score._layer import rows_as_given, rows_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,15 +64,19 @@ class PNML(Detector):
         for batch in batches:
             rows = self._rows(batch, width)
             second = second.to(rows) + rows.T @ rows
-        values, vectors = principal(second)
-        scales = (values + self.ridge * values.mean().clamp_min(1e-12)).rsqrt()
-        return {"whiten": vectors * scales, "weight": weight, "bias": bias}
+        ridge = self.ridge * second.diagonal().mean().clamp_min(1e-12)
+        factor = cholesky(second + torch.diag(ridge.expand(width)))
+        return {"factor": factor, "weight": weight, "bias": bias}
 
     def raw_score(self, state: State, signals: Signals) -> Float[Tensor, " n"]:
-        weight = state["weight"]
-        rows = self._rows(signals, weight.shape[1])
-        q = (rows @ state["whiten"]).square().sum(dim=1, keepdim=True)
-        return regret(rows @ weight.T + state["bias"], q)
+        rows = rows_as_given(signals, PENULTIMATE, "pnml", len(state["factor"]))
+        length: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(1e-12)
+        q = torch.cat([self._squared(state["factor"], part) for part in rows.split(1024)])[:, None] / length.double().square()
+        return regret((rows @ state["weight"].to(rows).T / length).double() + state["bias"], q)
+
+    def _squared(self, factor: Float64[Tensor, "d d"], rows: Float[Tensor, "n d"]) -> Float64[Tensor, " n"]:
+        whitened: Tensor = torch.linalg.solve_triangular(factor, rows.double().T, upper=False)
+        return whitened.square_().sum(dim=0)
 
     def _rows(self, signals: Signals, width: int) -> Float64[Tensor, "n d"]:
         return unit_norm(rows_of(signals, PENULTIMATE, "pnml", width))

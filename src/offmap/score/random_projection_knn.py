@@ -12,7 +12,7 @@ from torch import Tensor
 from offmap.core.detector import State
 from offmap.core.errors import ConfigError, SignalError
 from offmap.core.linalg import unit_norm
-from offmap.core.neighbours import k_nearest
+from offmap.core.neighbours import kth_distance
 from offmap.core.types import Signals
 from offmap.score._bank import sampled
 from offmap.score._layer import LayerDetector
@@ -65,7 +65,7 @@ class RandomProjectionKNN(LayerDetector):
 
     def raw_score(self, state: State, signals: Signals) -> Float[Tensor, " n"]:
         bank = state["bank"]
-        return k_nearest(self._projected(signals, state["projection"]), bank, self.k or default_k(len(bank)))[0][:, -1]
+        return kth_distance(self._projected(signals, state["projection"]), bank, self.k or default_k(len(bank)))
 
     def _drawn(self, rows: Float64[Tensor, "n d"], generator: torch.Generator) -> Float32[Tensor, "d p"]:
         width = rows.shape[1]
@@ -75,4 +75,4 @@ class RandomProjectionKNN(LayerDetector):
         return (drawn / sqrt(self.components)).to(device=rows.device, dtype=torch.float32)
 
     def _projected(self, signals: Signals, projection: Float32[Tensor, "d p"]) -> Float32[Tensor, "n p"]:
-        return unit_norm(self.rows(signals, len(projection))).float() @ projection
+        return unit_norm(self.rows_as_given(signals, len(projection))).float() @ projection

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from offmap.core.detector import State
@@ -43,8 +42,8 @@ class ReAct(ShapingDetector):
     def limits(self, activations: Activations, weight: Float64[Tensor, "k d"]) -> Mapping[str, Tensor]:
         return {"ceiling": weight.new_tensor(ceiling(activations, self.percentile))}
 
-    def logits(self, state: State, rows: Float64[Tensor, "n d"]) -> Float64[Tensor, "n k"]:
-        return through_head(state, torch.minimum(rows, state["ceiling"]))
+    def logits(self, state: State, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        return through_head(state, rows.clamp_max(float(state["ceiling"])))
 
 
 def ceiling(activations: Activations, percentile: float) -> float:

@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
+from torch.nn import functional
 
 from offmap.core.detector import Detector, State
 from offmap.core.errors import ConfigError
@@ -14,7 +15,7 @@ from offmap.core.linalg import unit_norm
 from offmap.core.types import Signals
 from offmap.score._bank import chunks, sampled
 from offmap.score._head import PENULTIMATE, common_widths
-from offmap.score._layer import rows_of
+from offmap.score._layer import rows_as_given, rows_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,16 +64,17 @@ class Relation(Detector):
         return {"features": bank[:, :width], "softmax": bank[:, width:]}
 
     def raw_score(self, state: State, signals: Signals) -> Float[Tensor, " n"]:
-        features, softmax = state["features"].double(), state["softmax"].double()
-        width = features.shape[1]
-        rows = self._rows(signals, width, softmax.shape[1])
-        parts = chunks(rows, len(features))
-        return torch.cat([-self._mean(part[:, :width] @ features.T, part[:, width:] @ softmax.T) for part in parts])
+        width, classes = state["features"].shape[1], state["softmax"].shape[1]
+        rows = unit_norm(rows_as_given(signals, PENULTIMATE, "relation", width))
+        p = rows_as_given(signals, "logits", "relation", classes).softmax(dim=1)
+        features, softmax = state["features"].to(rows), state["softmax"].to(p)
+        parts = zip(chunks(rows, len(features)), chunks(p, len(features)), strict=True)
+        return torch.cat([-self._mean(part @ features.T, agreeing @ softmax.T) for part, agreeing in parts])
 
     def _rows(self, signals: Signals, width: int, classes: int) -> Float64[Tensor, "n d"]:
         features = unit_norm(rows_of(signals, PENULTIMATE, "relation", width))
         return torch.cat([features, rows_of(signals, "logits", "relation", classes).softmax(dim=1)], dim=1)
 
-    def _mean(self, cosine: Float64[Tensor, "n m"], agreement: Float64[Tensor, "n m"]) -> Float64[Tensor, " n"]:
-        relation = cosine.clamp_min(0) * agreement
-        return torch.where(relation > self.cut, relation**self.power, 0.0).mean(dim=1)
+    def _mean(self, cosine: Float[Tensor, "n m"], agreement: Float[Tensor, "n m"]) -> Float[Tensor, " n"]:
+        relation = functional.threshold(cosine.mul_(agreement), self.cut, 0.0, inplace=True)
+        return (relation if self.power == 1 else relation.pow_(self.power)).mean(dim=1)

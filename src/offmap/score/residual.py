@@ -66,4 +66,4 @@ class Residual(LayerDetector):
         return head_origin(batch["head.weight"], batch["head.bias"]).to(mean)
 
     def raw_score(self, state: State, signals: Signals) -> Float[Tensor, " n"]:
-        return outside(self.rows(signals, len(state["origin"])), state["origin"], state["basis"])
+        return outside(self.rows_as_given(signals, len(state["origin"])), state["origin"], state["basis"])

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from jaxtyping import Float64
+from jaxtyping import Float
 from torch import Tensor
 
 from offmap.core.detector import State
@@ -32,5 +32,5 @@ class SCALE(PercentileShaping):
         "Xu et al., Scaling for Training Time and Post-hoc Out-of-distribution Detection Enhancement, ICLR 2024, arXiv 2310.00227"
     )
 
-    def logits(self, state: State, rows: Float64[Tensor, "n d"]) -> Float64[Tensor, "n k"]:
-        return through_head(state, rows * concentration(rows, self.kept(rows)).exp())
+    def logits(self, state: State, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        return through_head(state, rows, concentration(rows, self.largest(rows)[0]).exp())

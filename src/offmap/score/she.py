@@ -11,7 +11,7 @@ from torch import Tensor
 from offmap.core.detector import Detector, State
 from offmap.core.types import Signals
 from offmap.score._head import PENULTIMATE
-from offmap.score._layer import rows_of
+from offmap.score._layer import row_products, rows_as_given, rows_of
 from offmap.score._targets import predicted, right_or_predicted
 
 
@@ -60,4 +60,5 @@ class SHE(Detector):
     def raw_score(self, state: State, signals: Signals) -> Float[Tensor, " n"]:
         patterns = state["patterns"]
         which = predicted(signals, "she", len(patterns))[1]
-        return -(rows_of(signals, PENULTIMATE, "she", patterns.shape[1]) * patterns[which]).sum(dim=1)
+        rows = rows_as_given(signals, PENULTIMATE, "she", patterns.shape[1])
+        return -row_products(rows, patterns.to(rows), which)

@@ -12,7 +12,7 @@ from offmap.core.detector import Detector, State
 from offmap.core.errors import SignalError
 from offmap.core.types import Signals
 from offmap.score._head import two_or_more
-from offmap.score._layer import rows_of
+from offmap.score._layer import rows_as_given, rows_of
 from offmap.score._targets import Targets
 from offmap.score.msp import MSP
 
@@ -60,8 +60,8 @@ class TemperatureScaling(Detector):
         return {"temperature": best_temperature(torch.cat(logits), torch.cat(right)), "classes": torch.tensor(classes)}
 
     def raw_score(self, state: State, signals: Signals) -> Float[Tensor, " n"]:
-        logits = rows_of(signals, "logits", "temperature_scaling", int(state["classes"]))
-        return MSP().of_logits(logits / state["temperature"])
+        logits = rows_as_given(signals, "logits", "temperature_scaling", int(state["classes"]))
+        return MSP().of_logits(logits / state["temperature"].to(logits))
 
 
 def best_temperature(logits: Float64[Tensor, "n k"], right: Int64[Tensor, " n"]) -> Float64[Tensor, ""]:

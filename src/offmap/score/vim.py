@@ -12,7 +12,7 @@ from offmap.core.detector import Detector, State
 from offmap.core.errors import ConfigError, SignalError
 from offmap.core.types import Signals
 from offmap.score._head import PENULTIMATE, head_of
-from offmap.score._layer import rows_of
+from offmap.score._layer import rows_as_given, rows_of
 from offmap.score._subspace import head_origin, outside, principal_about, total_moments
 
 
@@ -60,8 +60,8 @@ class ViM(Detector):
         return {"origin": origin, "basis": basis, "alpha": self._alpha(batches, origin, basis)}
 
     def raw_score(self, state: State, signals: Signals) -> Float[Tensor, " n"]:
-        residual = outside(self._rows(signals, len(state["origin"])), state["origin"], state["basis"])
-        return state["alpha"] * residual - rows_of(signals, "logits", "vim").to(residual).logsumexp(dim=1)
+        residual = outside(rows_as_given(signals, PENULTIMATE, "vim", len(state["origin"])), state["origin"], state["basis"])
+        return state["alpha"] * residual - rows_as_given(signals, "logits", "vim").logsumexp(dim=1)
 
     def _rows(self, signals: Signals, width: int | None = None) -> Float64[Tensor, "n d"]:
         return rows_of(signals, PENULTIMATE, self.method(), width)

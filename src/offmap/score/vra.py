@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
+from torch.nn import functional
 
 from offmap.core.detector import State
 from offmap.core.errors import ConfigError
@@ -53,7 +54,9 @@ class VRA(ShapingDetector):
         ends = activations.percentile(self.lower) if self.lower > 0 else 0.0, ceiling(activations, self.upper)
         return {"ends": weight.new_tensor(ends)}
 
-    def logits(self, state: State, rows: Float64[Tensor, "n d"]) -> Float64[Tensor, "n k"]:
-        low, high = state["ends"]
-        below = torch.zeros_like(low) if self.low == "zero" else low
-        return through_head(state, torch.where(rows < low, below, torch.minimum(rows, high)))
+    def logits(self, state: State, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        low, high = state["ends"].to(rows)
+        if self.low == "clip":
+            return through_head(state, rows.clamp(float(low), float(high)))
+        just_below = float(torch.nextafter(low, low - 1))
+        return through_head(state, functional.threshold(rows.clamp_max(float(high)), just_below, 0.0))
