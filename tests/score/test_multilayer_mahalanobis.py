@@ -1,5 +1,6 @@
 """The default: each layer against scikit-learn, the standardisation and reductions against numpy, the map against planted shifts."""
 
+import itertools
 from typing import get_args
 
 import numpy as np
@@ -11,7 +12,8 @@ from sklearn.preprocessing import normalize
 from torch import Tensor
 
 from offmap.core.errors import ConfigError, SignalError
-from offmap.score._reductions import REDUCTIONS, Reduction
+from offmap.score._layers import Scale, drops
+from offmap.score._reductions import REDUCTIONS, Parts, Reduction, terms
 from offmap.score.multilayer_mahalanobis import MultilayerMahalanobis
 
 Signals = dict[str, Tensor]
@@ -231,7 +233,127 @@ def test_the_state_for_a_small_encoder_stays_below_twenty_megabytes() -> None:
     assert sum(tensor.nbytes for tensor in state.values()) < 20e6
 
 
-@pytest.mark.parametrize("wrong", [{"reduction": "median"}, {"shrinkage": "none"}, {"k": 0}, {"k": 9, "max_bank": 8}])
+@pytest.mark.parametrize(
+    "wrong", [{"reduction": "median"}, {"shrinkage": "none"}, {"k": 0}, {"k": 9, "max_bank": 8}, {"choose": "best"}, {"scale": "none"}]
+)
 def test_parameters_out_of_range_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         MultilayerMahalanobis.from_params(wrong)
+
+
+def conditional_distances(fit: Signals, rows: Signals, *, scale: str) -> np.ndarray:
+    """Log squared distance of each layer given those before it, from block formulas of the joint Gaussian; no Cholesky factor."""
+    blocks = [(normalize(fit[f"features.{layer}"].numpy()), normalize(rows[f"features.{layer}"].numpy())) for layer in WIDTHS]
+    scaled = []
+    for a, b in blocks:
+        deviation = a.std(axis=0, ddof=1)
+        by = deviation if scale == "dimension" else np.sqrt((deviation**2).mean())
+        scaled.append(((a - a.mean(axis=0)) / by, (b - a.mean(axis=0)) / by))
+    estimate = LedoitWolf(assume_centered=True).fit(np.concatenate([a for a, _ in scaled], axis=1)).covariance_
+    x = np.concatenate([b for _, b in scaled], axis=1)
+    columns, start = [], 0
+    for width in WIDTHS.values():
+        old, new = slice(0, start), slice(start, start + width)
+        regression = estimate[new, old] @ np.linalg.inv(estimate[old, old]) if start else np.zeros((width, 0))
+        left = estimate[new, new] - regression @ estimate[old, new]
+        residual = x[:, new] - x[:, old] @ regression.T
+        columns.append(np.log(np.einsum("nd,de,ne->n", residual, np.linalg.inv(left), residual)))
+        start += width
+    return np.stack(columns, axis=1)
+
+
+@pytest.mark.parametrize("scale", ["dimension", "layer"])
+@pytest.mark.parametrize("skip", [0, 1])
+def test_conditional_layers_equal_the_block_formula(scale: Scale, skip: int) -> None:
+    held, test = (conditional_distances(FIT, s, scale=scale)[:, skip:] for s in (HELD, TEST))
+    z_held, z_test = standard(held, held), standard(test, held)
+    expected = standard(z_test.mean(1), z_held.mean(1))
+    detector = MultilayerMahalanobis(conditional=True, scale=scale, skip=skip, reduction="mean")
+    got = detector.fit(parts_of(FIT), held_out=parts_of(HELD)).score(TEST)
+    np.testing.assert_allclose(got.numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_layers_by_themselves_scaled_as_a_whole_equal_scikit_learn() -> None:
+    columns = []
+    for rows in (HELD, TEST):
+        fits, given = ([normalize(s[f"features.{layer}"].numpy()) for layer in WIDTHS] for s in (FIT, rows))
+        columns.append(np.stack([np.log(LedoitWolf().fit(a).mahalanobis(b)) for a, b in zip(fits, given, strict=True)], axis=1))
+    z_held, z_test = (standard(c, columns[0]) for c in columns)
+    detector = MultilayerMahalanobis(conditional=False, scale="layer", skip=0, reduction="mean")
+    got = detector.fit(parts_of(FIT), held_out=parts_of(HELD)).score(TEST)
+    np.testing.assert_allclose(got.numpy(), standard(z_test.mean(1), z_held.mean(1)), rtol=1e-4, atol=1e-5)
+
+
+def test_what_a_shallow_layer_explains_is_not_counted_again_in_a_deep_one() -> None:
+    """A deep layer that copies the shallow one, plus a little noise: its own distance rises with the copy, the conditional one does not."""
+
+    def copied(count: int, seed: int, shift: float = 0.0) -> Signals:
+        generator = torch.Generator().manual_seed(seed)
+        shallow = torch.randn(count, 6, generator=generator, dtype=torch.float64) + shift
+        deep = torch.cat([shallow, shallow], dim=1) + 0.3 * torch.randn(count, 12, generator=generator, dtype=torch.float64)
+        return {"features.a": shallow, "features.b": deep, "features.last": deep}
+
+    def lift(*, conditional: bool) -> float:
+        detector = MultilayerMahalanobis(conditional=conditional, normalise=False, skip=1, reduction="mean")
+        fitted = detector.fit([copied(400, 1)], held_out=[copied(200, 2)])
+        return float(fitted.score(copied(200, 3, shift=1.0)).mean())
+
+    assert lift(conditional=False) > 1.0
+    assert abs(lift(conditional=True)) < 0.5
+
+
+def test_fisher_equals_counted_p_values() -> None:
+    held, test = (log_distances(FIT, s, unit=True) for s in (HELD, TEST))
+    z_held, z_test = standard(held, held), standard(test, held)
+    upper = np.sort(z_held, axis=0)[-6:]
+    excess = (upper - upper[0]).sum(0) / 5
+    counted = [[(1 + (z_held[:, j] >= v).sum()) / (len(z_held) + 1) for j, v in enumerate(row)] for row in z_test]
+    beyond = np.clip(z_test - z_held.max(0), 0, None) / excess
+    statistic = (-np.log(counted) + beyond).sum(1)
+    own = -np.log([[(z_held[:, j] >= v).sum() / len(z_held) for j, v in enumerate(row)] for row in z_held]).sum(1)
+    detector = MultilayerMahalanobis(reduction="fisher", skip=0, conditional=False, scale="dimension")
+    got = detector.fit(parts_of(FIT), held_out=parts_of(HELD)).score(TEST)
+    np.testing.assert_allclose(got.numpy(), standard(statistic, own), rtol=1e-4, atol=1e-5)
+
+
+def test_tails_are_asked_for() -> None:
+    with pytest.raises(ConfigError, match="fisher needs the tails"):
+        terms("fisher", Parts(torch.zeros(2, 3, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)))
+
+
+def test_layers_with_a_drop_of_entropy_are_chosen() -> None:
+    """The middle layer has two free directions out of ten, so its entropy per dimension is below that of the layer before it."""
+
+    def bound(signals: Signals) -> Signals:
+        rows = signals["features.middle"][:, :2]
+        mixed = torch.cat([rows] * 5, dim=1) + 0.05 * signals["features.middle"]
+        return {**signals, "features.middle": mixed}
+
+    fit, held, test = ([bound(b) for b in parts_of(s)] for s in (FIT, HELD, TEST))
+    density = {}
+    for layer in WIDTHS:
+        rows = normalize(torch.cat([b[f"features.{layer}"] for b in fit]).numpy())
+        estimate = LedoitWolf().fit((rows - rows.mean(0)) / rows.std(0, ddof=1)).covariance_
+        deviation = np.sqrt(np.diag(estimate))
+        density[layer] = np.linalg.slogdet(estimate / np.outer(deviation, deviation))[1] / (2 * len(estimate))
+    names = list(WIDTHS)
+    expected = tuple(b for a, b in itertools.pairwise(names) if density[b] < density[a])
+    assert expected == ("middle",)
+    for conditional in (False, True):
+        chosen = MultilayerMahalanobis(choose="entropy", conditional=conditional).fit(fit, held_out=held)
+        assert chosen.state["parts.mean"].shape == (2,)
+        if not conditional:
+            named = MultilayerMahalanobis(layers=("middle",), conditional=False).fit(fit, held_out=held)
+            torch.testing.assert_close(chosen.score(test[0]), named.score(test[0]))
+
+
+def test_without_a_drop_of_entropy_the_deepest_layer_is_chosen() -> None:
+    assert drops({"a": -1.0, "b": -0.5, "c": -0.2}) == ("c",)
+    assert drops({"a": -0.1, "b": -0.5, "c": -0.2, "d": -0.3}) == ("b", "d")
+    assert drops({"a": -0.1}) == ("a",)
+
+
+def test_a_conditional_gate_names_a_layer_of_another_width() -> None:
+    fitted = MultilayerMahalanobis(conditional=True).fit(parts_of(FIT), held_out=parts_of(HELD))
+    with pytest.raises(SignalError, match=r"features\.stem of shape"):
+        fitted.score({**TEST, "features.stem": TEST["features.stem"][:, :4]})

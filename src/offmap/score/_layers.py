@@ -1,6 +1,7 @@
 """What methods over several layers share: which layers, one grid for their maps, and a whitener for each."""
 
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -15,6 +16,9 @@ from offmap.core.moments import Moments, quartic
 from offmap.core.types import Signals
 
 Kind = Literal["features", "feature_map", "nac"]
+
+Scale = Literal["dimension", "layer"]
+"""Whether each dimension is divided by its own deviation, or all of a layer by their root mean square deviation."""
 
 MAX_SIDE = 40
 """Maps with a longer side are pooled to it, to bound memory."""
@@ -75,29 +79,64 @@ def layer_whiteners(
     *,
     kind: Shrinkage,
     who: str,
+    scale: Scale = "dimension",
 ) -> dict[str, Whitener]:
-    """For each layer: take the mean off, divide by the deviation of each dimension, shrink, factor.
+    """For each layer: take the mean off, divide by the deviation, shrink, factor.
 
     Ledoit-Wolf reads the batches a second time, since it needs the fourth moments of standardised rows.
 
     Raises:
         SignalError: a layer does not vary.
     """
-    sums: dict[str, Moments] = {}
+    found = group_whiteners(batches, [(layer,) for layer in layers], rows, kind=kind, who=who, scale=scale)
+    return dict(zip(layers, found, strict=True))
+
+
+def group_whiteners(
+    batches: Iterable[Signals],
+    groups: Sequence[tuple[str, ...]],
+    rows: Callable[[Signals, str], Float64[Tensor, "n d"]],
+    *,
+    kind: Shrinkage,
+    who: str,
+    scale: Scale,
+) -> list[Whitener]:
+    """As ``layer_whiteners``, one for each group of layers put side by side.
+
+    Raises:
+        SignalError: a layer does not vary.
+    """
+
+    def joined(batch: Signals, group: tuple[str, ...]) -> Float64[Tensor, "n d"]:
+        return torch.cat([rows(batch, layer) for layer in group], dim=1)
+
+    sums: dict[tuple[str, ...], Moments] = {}
+    widths: dict[str, int] = {}
     for batch in batches:
-        for layer in layers:
-            part = Moments.of(rows(batch, layer))
-            sums[layer] = sums[layer].merge(part) if layer in sums else part
-    scales = {name: deviations(s.scatter.diagonal(), s.count, s.mean, f"{who}: features.{name}") for name, s in sums.items()}
-    fourth = {layer: torch.zeros_like(sums[layer].quartic) for layer in layers}
+        widths = widths or {layer: rows(batch, layer).shape[1] for group in groups for layer in group}
+        for group in groups:
+            part = Moments.of(joined(batch, group))
+            sums[group] = sums[group].merge(part) if group in sums else part
+    scales = {group: _scales(sums[group], {layer: widths[layer] for layer in group}, scale, who) for group in groups}
+    fourth = {group: torch.zeros_like(sums[group].quartic) for group in groups}
     for batch in batches if kind == "ledoit_wolf" else ():
-        for layer in layers:
-            fourth[layer] += quartic((rows(batch, layer) - sums[layer].mean) / scales[layer])
-    out = {}
-    for layer, scale in scales.items():
-        covariance = shrunk(sums[layer].scatter / torch.outer(scale, scale), fourth[layer], count=sums[layer].count, kind=kind)
-        out[layer] = Whitener(sums[layer].mean, scale[:, None] * cholesky(covariance))
+        for group in groups:
+            fourth[group] += quartic((joined(batch, group) - sums[group].mean) / scales[group])
+    out = []
+    for group, by in scales.items():
+        covariance = shrunk(sums[group].scatter / torch.outer(by, by), fourth[group], count=sums[group].count, kind=kind)
+        out.append(Whitener(sums[group].mean, by[:, None] * cholesky(covariance)))
     return out
+
+
+def _scales(total: Moments, widths: dict[str, int], scale: Scale, who: str) -> Float64[Tensor, " d"]:
+    """What each dimension of layers put side by side is divided by."""
+    parts = []
+    blocks = (block.split(list(widths.values())) for block in (total.scatter.diagonal(), total.mean))
+    for layer, squares, mean in zip(widths, *blocks, strict=True):
+        each = deviations(squares, total.count, mean, f"{who}: features.{layer}")
+        parts.append(each if scale == "dimension" else each.square().mean().sqrt().expand_as(each))
+    return torch.cat(parts)
 
 
 def deviations(squares: Float64[Tensor, " d"], count: int, mean: Float64[Tensor, " d"], what: str) -> Float64[Tensor, " d"]:
@@ -117,3 +156,19 @@ def deviations(squares: Float64[Tensor, " d"], count: int, mean: Float64[Tensor,
     if not float(overall) > 1e-24 * float(mean.square().mean()):
         raise SignalError(f"{what} does not vary over {count} rows: at least two different images are needed")
     return torch.maximum(variance.sqrt(), FLOOR * overall.sqrt())
+
+
+def entropy_density(whitener: Whitener) -> float:
+    """Entropy per dimension of standardised features under a Gaussian, up to a constant; 0 where all are independent.
+
+    ``1/(2D) log det`` of the correlation matrix: ``log det = 2 sum log diag(F)``, and row i of ``F`` has the length of deviation i.
+    """
+    lengths = torch.linalg.vector_norm(whitener.factor, dim=1)
+    return float((whitener.factor.diagonal().log() - lengths.log()).mean())
+
+
+def drops(densities: Mapping[str, float]) -> tuple[str, ...]:
+    """Layers whose entropy density is below that of the layer before; the deepest where there is none."""
+    names = list(densities)
+    found = tuple(b for a, b in itertools.pairwise(names) if densities[b] < densities[a])
+    return found or (names[-1],)
