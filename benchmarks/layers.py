@@ -1,12 +1,12 @@
-"""Every reduction over every choice of layers from one fit a layer: what the multi-layer detector does, taken apart.
+"""Every reduction over every choice of layers from one fit: what the multi-layer detector does, taken apart.
 
-``parts`` fits one single-layer ``multilayer_mahalanobis`` a layer and one ``knn`` on the deepest, through the public contract;
-``combined`` puts their standardised scores together with the product's own reductions. ``near_far.py`` and ``file_forms.py``
+``parts`` fits the detector on all layers and reads what its reduction would combine; ``combined`` puts some of these together with the
+product's own reductions. ``near_far.py`` and ``file_forms.py``
 check that the detector itself gives the same numbers.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import numpy as np
@@ -14,9 +14,8 @@ import torch
 from features import Vectors, signals
 
 from offmap.core.detector import Detector, Fitted
-from offmap.score._reductions import Parts, Reduction, terms
-from offmap.score.knn import KNN
-from offmap.score.multilayer_mahalanobis import SMALLEST, MultilayerMahalanobis
+from offmap.score._reductions import TAILS, Parts, Reduction, Tails, terms
+from offmap.score.multilayer_mahalanobis import MultilayerMahalanobis
 
 CHUNK = 512
 REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
@@ -48,29 +47,27 @@ def scored(fitted: Fitted, vectors: Vectors, rows: np.ndarray | None = None) -> 
     return np.concatenate([fitted.score({k: v[i : i + CHUNK] for k, v in given.items()}).double().numpy() for i in range(0, count, CHUNK)])
 
 
-def parts(vectors: Vectors, rows: np.ndarray, held_out: np.ndarray, asked: Mapping[str, Vectors]) -> dict[str, np.ndarray]:
-    """Standardised log distances ``(N, L + 1)`` of each layer, and of the fifth neighbour in the deepest, of each set asked for.
+def parts(
+    vectors: Vectors, rows: np.ndarray, held_out: np.ndarray, asked: Mapping[str, Vectors], like: MultilayerMahalanobis | None = None
+) -> dict[str, Parts]:
+    """Standardised log distances of each layer, and of the fifth neighbour in the deepest, of each set asked for.
 
-    The held-out rows come as ``""``.
+    The held-out rows come as ``""``. Everything but the layers and the reduction is as in ``like``, by default the detector's defaults.
     """
-    layers = [name.removeprefix("features.") for name in vectors if name.startswith("features.")]
-    sets = {"": {name: value[torch.from_numpy(held_out)] for name, value in vectors.items()}, **asked}
-    columns: dict[str, list[np.ndarray]] = {name: [] for name in sets}
-    for layer in layers:
-        fitted = fit(MultilayerMahalanobis(layers=(layer,), reduction="mean", maps=False), vectors, rows, held_out)
-        for name, given in sets.items():
-            columns[name].append(scored(fitted, given))
-    near = fit(KNN(k=5), vectors, rows, held_out)
-    distances = {name: np.log(np.maximum(scored(near, given), SMALLEST**0.5)) for name, given in sets.items()}
-    mean, spread = distances[""].mean(), distances[""].std(ddof=1)
-    return {name: np.stack([*columns[name], (distances[name] - mean) / spread], axis=1) for name in sets}
+    detector = replace(like or MultilayerMahalanobis(), layers=(), choose="depth", skip=0, reduction="mean_knn", maps=False)
+    fitted = fit(detector, vectors, rows, held_out)
+    sets = {"": signals(vectors, held_out), **{name: signals(given) for name, given in asked.items()}}
+    return {name: detector.parts(fitted.state, given) for name, given in sets.items()}
 
 
-def combined(found: Mapping[str, np.ndarray], layers: Sequence[str], choice: Choice) -> dict[str, np.ndarray]:
+def combined(found: Mapping[str, Parts], layers: Sequence[str], choice: Choice) -> dict[str, np.ndarray]:
     """Scores of each set under one choice."""
     at = [layers.index(layer) for layer in choice.layers]
-    made = {
-        name: terms(choice.reduction, Parts(torch.from_numpy(z[:, at]), torch.from_numpy(z[:, -1]))).numpy() for name, z in found.items()
-    }
+    tails = Tails.of(found[""].layers[:, at]) if choice.reduction in TAILS else None
+    made = {}
+    for name, part in found.items():
+        chosen = part.layers[:, at]
+        own = None if tails is None else tails.of_unseen(chosen) if name else tails.of_held(chosen)
+        made[name] = terms(choice.reduction, Parts(chosen, part.neighbour, own)).numpy()
     mean, spread = made[""].mean(axis=0), made[""].std(axis=0, ddof=1)
     return {name: ((value - mean) / spread).sum(axis=1) for name, value in made.items()}

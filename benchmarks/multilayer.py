@@ -1,6 +1,7 @@
 """Forms of the multi-layer detector side by side: what in-distribution images say of each, and then its near and far AUROC.
 
-    python benchmarks/multilayer.py --encoders builtin,hub:../shared/weights/mobilenet_v2_imagenet
+    python benchmarks/multilayer.py --beside hub:../shared/weights/mobilenet_v2_imagenet
+    python benchmarks/multilayer.py --encoder hub:../shared/weights/mobilenet_v2_imagenet --brief --seeds 2 --judge-seeds 1
 
 Forms are ranked by in-distribution images alone, in four families: drawn lesions and pasted pieces (``local``), other sites
 (``site``), corruptions (``global``), and clusters of in-distribution images left out of the fit (``cluster``). The near and far
@@ -20,9 +21,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from damage import GLOBAL, LOCAL, halves
+from damage import GLOBAL, LOCAL, halves, undamaged
 from features import PRINT, Extractor, Vectors, folder_of, signals
-from layers import fit, scored
+from layers import REDUCTIONS, Choice, combined, fit, parts, scored, subsets
 from near_far import Data, Key, runs
 from reductions import features
 from results import Made, markdown, write_csv, write_markdown
@@ -36,11 +37,12 @@ from offmap.core.detector import Detector
 from offmap.datasets import local
 from offmap.pipeline import recipe as recipes
 from offmap.pipeline.cache import root
+from offmap.prepare.preparation import Preparation
 from offmap.represent.open import open_encoder
-from offmap.score._reductions import REDUCTIONS, TAILS, Parts, Reduction, Tails, terms
 from offmap.score.multilayer_mahalanobis import MultilayerMahalanobis
 
 FAMILIES: Mapping[str, tuple[str, ...]] = {"local": (*LOCAL, *GRADED), "site": SITES, "global": GLOBAL}
+BRIEF: Mapping[str, tuple[str, ...]] = {"local": tuple(GRADED), "site": SITES}
 CLUSTERS, FEWEST = 4, 15
 REPEATS = 200
 VERSION = 1
@@ -52,19 +54,16 @@ Cells = dict[tuple[str, str], dict[str, list[np.ndarray]]]
 """By in-distribution set and family, by form: AUROC replicates, the first the AUROC itself."""
 
 COLUMNS: Mapping[str, MultilayerMahalanobis] = {
-    "separate, raw features": MultilayerMahalanobis(skip=0, normalise=False, conditional=False, scale="dimension", reduction="mean_knn"),
-    "separate, scaled by dimension": MultilayerMahalanobis(skip=0, conditional=False, scale="dimension", reduction="mean_knn"),
-    "separate, scaled by layer": MultilayerMahalanobis(skip=0, conditional=False, scale="layer", reduction="mean_knn"),
-    "conditional, scaled by dimension": MultilayerMahalanobis(skip=0, conditional=True, scale="dimension", reduction="mean_knn"),
-    "conditional, scaled by layer": MultilayerMahalanobis(skip=0, conditional=True, scale="layer", reduction="mean_knn"),
+    "separate, raw features": MultilayerMahalanobis(normalise=False, conditional=False, scale="dimension"),
+    "separate, scaled by dimension": MultilayerMahalanobis(conditional=False, scale="dimension"),
+    "separate, scaled by layer": MultilayerMahalanobis(conditional=False, scale="layer"),
+    "conditional, scaled by dimension": MultilayerMahalanobis(conditional=True, scale="dimension"),
+    "conditional, scaled by layer": MultilayerMahalanobis(conditional=True, scale="layer"),
 }
+BRIEF_COLUMNS = ("separate, scaled by dimension", "conditional, scaled by layer")
 SHIPPED_BEFORE = "separate, scaled by dimension | logsumexp | without the shallowest"
-SINGLES = ("mahalanobis", "mahalanobis_pp", "knn", "residual", "mm_pp", "multilayer_fisher")
-
-
-def subsets(count: int) -> dict[str, int]:
-    """How many of the shallowest layers are left out, by the name of the choice."""
-    return {"all": 0, "without the shallowest": 1, "deeper half": count // 2}
+BRIEF_SINGLES = ("mahalanobis", "mahalanobis_pp", "knn")
+SINGLES = (*BRIEF_SINGLES, "residual", "mm_pp", "multilayer_fisher")
 
 
 def own_layers(vectors: Vectors) -> Vectors:
@@ -72,45 +71,28 @@ def own_layers(vectors: Vectors) -> Vectors:
     return {name: value for name, value in vectors.items() if name.startswith("features.")}
 
 
-def columns_of(
-    detector: MultilayerMahalanobis, source: Vectors, rows: np.ndarray, held: np.ndarray, asked: Mapping[str, Vectors]
-) -> dict[str, Parts]:
-    """Standardised log distances of every set; the held-out rows come as the empty name."""
-    fitted = fit(detector, source, rows, held)
-    sets = {"": signals(source, held), **{name: signals(own_layers(v)) for name, v in asked.items()}}
-    return {name: detector.parts(fitted.state, given) for name, given in sets.items()}
-
-
-def reduced(found: Mapping[str, Parts], reduction: Reduction, skip: int) -> dict[str, np.ndarray]:
-    """Scores of every set but the held-out rows, standardised on these."""
-    tails = Tails.of(found[""].layers[:, skip:]) if reduction in TAILS else None
-    made = {}
-    for name, part in found.items():
-        layers = part.layers[:, skip:]
-        own = None if tails is None else tails.of_held(layers) if name == "" else tails.of_unseen(layers)
-        made[name] = terms(reduction, Parts(layers, part.neighbour, own)).numpy()
-    mean, spread = made[""].mean(axis=0), made[""].std(axis=0, ddof=1)
-    return {name: ((value - mean) / spread).sum(axis=1) for name, value in made.items() if name}
-
-
-def every_form(source: Vectors, rows: np.ndarray, held: np.ndarray, asked: Mapping[str, Vectors]) -> Scores:
+def every_form(source: Vectors, rows: np.ndarray, held: np.ndarray, asked: Mapping[str, Vectors], *, brief: bool) -> Scores:
     """Scores of every form of the detector, of the choices by entropy, and of the detectors they are compared with."""
     made: Scores = {}
-    count = len(own_layers(source))
+    layers = [name.removeprefix("features.") for name in own_layers(source)]
     for column, detector in COLUMNS.items():
-        found = columns_of(detector, source, rows, held, asked)
-        for name, skip in subsets(count).items():
+        if brief and column not in BRIEF_COLUMNS:
+            continue
+        found = parts(source, rows, held, asked, detector)
+        for name, subset in subsets(layers).items():
             for reduction in REDUCTIONS:
-                made[f"{column} | {reduction} | {name}"] = reduced(found, reduction, skip)
-    for detector_name, detector in others().items():
+                made[f"{column} | {reduction} | {name}"] = combined(found, layers, Choice(reduction, subset))
+    for detector_name, detector in others(brief=brief).items():
         fitted = fit(detector, source, rows, held)
         made[detector_name] = {name: scored(fitted, own_layers(v)) for name, v in asked.items()}
     return made
 
 
-def others() -> dict[str, Detector]:
-    """Layers chosen by entropy, and single detectors with their defaults."""
+def others(*, brief: bool) -> dict[str, Detector]:
+    """Layers chosen by entropy, and single detectors with their defaults; in brief fewer of these."""
     classes = registry.load_all("score", Detector)
+    if brief:
+        return {name: classes[name]() for name in BRIEF_SINGLES}
     chosen = MultilayerMahalanobis(choose="entropy", conditional=False, scale="dimension", reduction="logsumexp")
     given = MultilayerMahalanobis(choose="entropy", conditional=True, scale="layer", reduction="mean")
     return {
@@ -129,6 +111,7 @@ class Task:
         beside: the encoder whose features make the clusters.
         seeds, cluster_seeds: divisions.
         judge: in-distribution images only, else near and far sets.
+        brief: fewer forms, and fewer kinds of damage (those of ``sites.py``), for an encoder that takes long.
     """
 
     encoder: str
@@ -137,6 +120,7 @@ class Task:
     seeds: int
     cluster_seeds: int
     judge: bool
+    brief: bool = False
 
 
 def suite_of() -> Suite:
@@ -161,12 +145,19 @@ class Evidence:
             self.cells.setdefault(place, {}).setdefault(form, []).append(np.nanmean(drawn, axis=0))
 
 
-def strange(suite: Suite, own: str, whole: Extractor, late: Extractor, early: object) -> tuple[Vectors, np.ndarray, dict[str, Vectors]]:
-    """As ``reductions.features``, with graded lesions and sites besides."""
-    formed, rows, asked = features(suite, own, whole, late, early)
+def strange(
+    suite: Suite, own: str, whole: Extractor, late: Extractor, early: Preparation, *, brief: bool
+) -> tuple[Vectors, np.ndarray, dict[str, Vectors]]:
+    """As ``reductions.features``, with graded lesions and sites besides, or with these alone."""
     tested = suite.files(own)[::4][:100]
     names = [[p.parent.name, p.name, p.stat().st_size] for p in tested]
-    more = {kind: late.of_images([own, names, kind, 1], estranged(tested, kind, early)) for kind in (*GRADED, *SITES)}  # type: ignore[arg-type]
+    if brief:
+        count = len(suite.files(own))
+        formed, rows = whole.of_files(suite.files(own), form_seed=0), np.flatnonzero(np.arange(count) % 4 != 0)
+        asked = {"clean": late.of_images([own, names, "clean"], undamaged(tested, early))}
+    else:
+        formed, rows, asked = features(suite, own, whole, late, early)
+    more = {kind: late.of_images([own, names, kind, 1], estranged(tested, kind, early)) for kind in (*GRADED, *SITES)}
     return formed, rows, {**asked, **more}
 
 
@@ -182,7 +173,7 @@ def clusters(native: Vectors, other: Vectors) -> Iterator[np.ndarray]:
         yield KMeans(CLUSTERS, n_init=10, random_state=0).fit_predict(reduced_to)
 
 
-def left_out(native: Vectors, label: np.ndarray, seed: int) -> Iterator[Scores]:
+def left_out(native: Vectors, label: np.ndarray, seed: int, *, brief: bool) -> Iterator[Scores]:
     """Scores with each cluster in turn left out of the fit and called strange."""
     for cluster in range(CLUSTERS):
         inside, outside = np.flatnonzero(label != cluster), np.flatnonzero(label == cluster)
@@ -191,7 +182,7 @@ def left_out(native: Vectors, label: np.ndarray, seed: int) -> Iterator[Scores]:
         order = np.random.default_rng(seed).permutation(inside)
         first, second = round(0.5 * len(order)), round(0.7 * len(order))
         asked = {"own": signals(native, order[second:]), "out": signals(native, outside)}
-        yield every_form(own_layers(native), order[:first], order[first:second], {k: own_layers(v) for k, v in asked.items()})
+        yield every_form(own_layers(native), order[:first], order[first:second], {k: own_layers(v) for k, v in asked.items()}, brief=brief)
 
 
 def judged(task: Task) -> Evidence:
@@ -201,17 +192,17 @@ def judged(task: Task) -> Evidence:
     steps, beside = plan.preparation(encoder.input.size), plan.preparation(other.input.size)
     early, after = halves(steps)
     whole = Extractor(encoder, steps, jobs=1)
-    formed, rows, asked = strange(suite, own, whole, Extractor(encoder, after, jobs=1), early)
+    formed, rows, asked = strange(suite, own, whole, Extractor(encoder, after, jobs=1), early, brief=task.brief)
     for seed in range(101, 101 + task.seeds):
         order = np.random.default_rng(seed).permutation(rows)
         cut = round(0.7 * len(order))
-        scores = every_form(own_layers(formed), order[:cut], order[cut:], asked)
-        for family, kinds in FAMILIES.items():
+        scores = every_form(own_layers(formed), order[:cut], order[cut:], asked, brief=task.brief)
+        for family, kinds in (BRIEF if task.brief else FAMILIES).items():
             evidence.add((own, family), scores, "clean", kinds, np.random.default_rng(seed))
     native = whole.of_files(suite.files(own))
     for label in clusters(native, Extractor(other, beside, jobs=1).of_files(suite.files(own))):
         for seed in range(101, 101 + task.cluster_seeds):
-            for scores in left_out(native, label, seed):
+            for scores in left_out(native, label, seed, brief=task.brief):
                 evidence.add((own, "cluster"), scores, "own", ("out",), np.random.default_rng(seed))
     return evidence
 
@@ -226,7 +217,7 @@ def compared(task: Task) -> Evidence:
     counts = {name: drawn(name, len(suite.files(name))) for name in suite.others(task.own)}
     mine = drawn(f"own {task.own}", len(suite.files(task.own)))
     for own, test, source, rows, held, asked in runs(one, data, task.seeds, forms=True):
-        for form, found in every_form(own_layers(source), rows, held, asked).items():
+        for form, found in every_form(own_layers(source), rows, held, asked, brief=task.brief).items():
             for other, kind in suite.others(own).items():
                 keep = slice(None) if kind == "near" else slice(1)
                 values = metrics.auroc_replicates(found["own"], found[other], mine[keep][:, test], counts[other][keep])
@@ -262,28 +253,26 @@ def work(task: Task) -> Evidence:
     return evidence
 
 
-def table(suite: Suite, evidence: Mapping[str, Evidence]) -> list[dict[str, object]]:
+def table(suite: Suite, evidence: Evidence) -> list[dict[str, object]]:
     """One row a form, the best mean rank first."""
-    forms = list(next(iter(next(iter(evidence.values())).cells.values())))
-    means = {
-        (name, *place): np.array([np.mean(v[f], axis=0) for f in forms]) for name, e in evidence.items() for place, v in e.cells.items()
-    }
+    forms = list(next(iter(evidence.cells.values())))
+    means = {place: np.array([np.mean(found[form], axis=0) for form in forms]) for place, found in evidence.cells.items()}
     ranks = np.mean([rankdata(-value[:, 0]) for value in means.values()], axis=0)
     before = forms.index(SHIPPED_BEFORE)
-    rng = np.random.default_rng(0)
-    by_set = np.stack([np.mean([v[:, 0] for k, v in means.items() if k[1] == own], axis=0) for own in suite.ids])
-    drawn = by_set[rng.integers(len(by_set), size=(2000, len(by_set)))].mean(axis=1)
+    by_set = np.stack([np.mean([v[:, 0] for (own, _), v in means.items() if own == name], axis=0) for name in suite.ids])
+    drawn_sets = np.random.default_rng(0).integers(len(by_set), size=(2000, len(by_set)))
+    resampled = by_set[drawn_sets].mean(axis=1)
     rows = []
     for i, form in enumerate(forms):
-        both = np.mean([value[i] for value in means.values()], axis=0)
-        low, high = metrics.interval(both[1:])
-        families = {f: np.mean([v[i, 0] for k, v in means.items() if k[2] == f]) for f in (*FAMILIES, "cluster")}
-        better = float((drawn[:, i] > drawn[:, before]).mean())
-        line: dict[str, object] = {"form": form, "rank": ranks[i], "auroc": both[0], "auroc_lo": low, "auroc_hi": high, **families}
-        line |= {"above_previous_default": better}
-        for name, found in evidence.items():
-            line |= {f"{name}.{key}": value for key, value in outside(suite, found, form).items()}
-        rows.append(line)
+        total = np.mean([value[i] for value in means.values()], axis=0)
+        low, high = metrics.interval(total[1:])
+        found = {family: np.mean([v[i, 0] for (_, f), v in means.items() if f == family]) for family in sorted({f for _, f in means})}
+        line: dict[str, object] = {"form": form, "rank": ranks[i], "auroc": total[0], "auroc_lo": low, "auroc_hi": high, **found}
+        line |= {
+            "above_before": float((resampled[:, i] > resampled[:, before]).mean()),
+            "sets_above": f"{int((by_set[:, i] > by_set[:, before]).sum())} of {len(by_set)}",
+        }
+        rows.append(line | outside(suite, evidence, form))
     return sorted(rows, key=lambda row: float(str(row["rank"])))
 
 
@@ -298,7 +287,7 @@ def outside(suite: Suite, evidence: Evidence, form: str) -> dict[str, object]:
     total = np.mean([mean[key] for key in near], axis=0)
     low, high = metrics.interval(total[1:])
     line: dict[str, object] = {"near": total[0], "near_lo": low, "near_hi": high, "far": np.mean(far), "worst_far": min(far)}
-    for other, short in ((SHIPPED_BEFORE, "previous"), ("mahalanobis", "mahalanobis")):
+    for other, short in ((SHIPPED_BEFORE, "before"), ("mahalanobis", "mahalanobis")):
         gap = total - np.mean([np.mean(evidence.pairs[key][other], axis=0) for key in near], axis=0)
         low, high = metrics.interval(gap[1:])
         line |= {f"minus_{short}": gap[0], f"minus_{short}_lo": low, f"minus_{short}_hi": high}
@@ -308,34 +297,29 @@ def outside(suite: Suite, evidence: Evidence, form: str) -> dict[str, object]:
 def main() -> None:
     """Run, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--encoders", default="builtin", help="separated by commas; each is judged with the next one's clusters")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--encoder", default="builtin")
+    parser.add_argument("--beside", default="builtin", help="encoder whose deepest layer makes clusters; best another one")
+    parser.add_argument("--seeds", type=int, default=5, help="divisions for near and far sets")
+    parser.add_argument("--judge-seeds", type=int, default=3, help="divisions for damaged images")
     parser.add_argument("--cluster-seeds", type=int, default=1)
+    parser.add_argument("--brief", action="store_true", help="fewer forms and kinds of damage, for an encoder that takes long")
     parser.add_argument("--judge-only", action="store_true", help="in-distribution images only: no near or far set is read")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args()
-    made, suite, names = Made.now(), suite_of(), args.encoders.split(",")
-    stages = (True,) if args.judge_only else (True, False)
-    tasks = [
-        Task(name, own, names[(i + 1) % len(names)], args.seeds, args.cluster_seeds, judge)
-        for judge in stages
-        for i, name in enumerate(names)
-        for own in suite.ids
-    ]
-    evidence = {folder_of(name): Evidence() for name in names}
+    made, suite, evidence = Made.now(), suite_of(), Evidence()
+    first = Task(args.encoder, "", args.beside, args.judge_seeds, args.cluster_seeds, judge=True, brief=args.brief)
+    tasks = [replace(first, own=own) for own in suite.ids]
+    if not args.judge_only:
+        tasks += [replace(task, seeds=args.seeds, judge=False) for task in tasks]
     with ProcessPoolExecutor(args.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for task, found in zip(tasks, pool.map(work, tasks), strict=True):
-            evidence[folder_of(task.encoder)].cells.update(found.cells)
-            evidence[folder_of(task.encoder)].pairs.update(found.pairs)
-    rows = table(suite, evidence)
-    write_csv(args.out / "multilayer.csv", rows)
-    write_markdown(args.out / "multilayer.md", "Forms of the multi-layer detector", markdown(rows), made)
-    print(
-        "\n".join(
-            markdown([{k: v for k, v in row.items() if k in ("form", "rank", "auroc", "above_previous_default")} for row in rows[:20]])
-        )
-    )
+        for found in pool.map(work, tasks):
+            evidence.cells.update(found.cells)
+            evidence.pairs.update(found.pairs)
+    rows, name = table(suite, evidence), folder_of(args.encoder)
+    write_csv(args.out / f"multilayer_{name}.csv", rows)
+    write_markdown(args.out / f"multilayer_{name}.md", f"Forms of the multi-layer detector, {name}", markdown(rows), made)
+    print("\n".join(markdown([{k: row[k] for k in ("form", "rank", "auroc", "above_before")} for row in rows[:20]])))
 
 
 if __name__ == "__main__":

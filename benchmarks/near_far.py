@@ -87,7 +87,7 @@ def reductions(suite: Suite, data: Data, layers: tuple[str, ...], plan: Recipe, 
     default = default_of(chosen, layers)
     checked: set[str] = set()
     for own, test, source, fit_rows, held, asked in runs(suite, data, seeds, forms=forms):
-        found = parts(source, fit_rows, held, asked)
+        found = parts(source, fit_rows, held, asked, chosen if isinstance(chosen, MultilayerMahalanobis) else None)
         made = {key: combined(found, layers, choice) for key, choice in choices.items()}
         for key, scores in made.items():
             rows[key].add(own, test, scores, suite.others(own))
