@@ -72,7 +72,7 @@ def test_it_equals_scikit_learn_and_numpy(unit: bool, reduction: Reduction) -> N
         "mean_deep": [lambda z: z.mean(1), lambda z: z[:, -1]],
     }
     expected = sum(standard(term(z_test), term(z_held)) for term in makers[reduction])
-    detector = MultilayerMahalanobis(normalise=unit, reduction=reduction, skip=0)
+    detector = MultilayerMahalanobis(normalise=unit, reduction=reduction, skip=0, conditional=False, scale="dimension")
     got = detector.fit(parts_of(FIT), held_out=parts_of(HELD)).score(TEST)
     np.testing.assert_allclose(got.numpy(), expected, rtol=1e-4, atol=1e-5)
 
@@ -83,7 +83,8 @@ def test_with_neighbours_it_adds_the_standardised_log_distance() -> None:
     near = [np.log(index.kneighbors(normalize(s["features.deep"].numpy()))[0][:, -1]) for s in (HELD, TEST)]
     means = [standard(v, held).mean(1) for v in (held, test)]
     expected = standard(means[1], means[0]) + standard(near[1], near[0])
-    got = MultilayerMahalanobis(reduction="mean_knn", skip=0).fit(parts_of(FIT), held_out=parts_of(HELD)).score(TEST)
+    detector = MultilayerMahalanobis(reduction="mean_knn", skip=0, conditional=False, scale="dimension")
+    got = detector.fit(parts_of(FIT), held_out=parts_of(HELD)).score(TEST)
     np.testing.assert_allclose(got.numpy(), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -119,8 +120,8 @@ def test_named_layers_only_are_needed() -> None:
 
 def test_the_shallowest_layers_are_left_out_where_none_is_named() -> None:
     for skip, layers in ((1, ("middle", "deep")), (2, ("deep",)), (9, ("deep",))):
-        skipped = MultilayerMahalanobis(skip=skip).fit(parts_of(FIT), held_out=parts_of(HELD))
-        named = MultilayerMahalanobis(layers=layers).fit(parts_of(FIT), held_out=parts_of(HELD))
+        skipped = MultilayerMahalanobis(skip=skip, conditional=False).fit(parts_of(FIT), held_out=parts_of(HELD))
+        named = MultilayerMahalanobis(layers=layers, conditional=False).fit(parts_of(FIT), held_out=parts_of(HELD))
         torch.testing.assert_close(skipped.score(TEST), named.score(TEST))
     with pytest.raises(ConfigError, match="skip = -1"):
         MultilayerMahalanobis(skip=-1)
@@ -134,7 +135,9 @@ def test_a_layer_that_is_gone_is_named() -> None:
 
 def test_known_failure_of_the_mean_other_layers_dilute_a_shift_in_one() -> None:
     odd = draw(60, 4, shift={"middle": -2.0})
-    mean, most = (MultilayerMahalanobis(reduction=r).fit(parts_of(FIT), held_out=parts_of(HELD)) for r in ("mean", "max"))
+    mean, most = (
+        MultilayerMahalanobis(reduction=r, conditional=False).fit(parts_of(FIT), held_out=parts_of(HELD)) for r in ("mean", "max")
+    )
 
     def area(scores: Tensor, usual: Tensor) -> float:
         return float((scores[:, None] > usual[None]).double().mean())

@@ -32,30 +32,33 @@ NARROWEST = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class MultilayerMahalanobis(Localiser):
-    """Multi-layer Mahalanobis++: the log distance in each layer, standardised on unseen images, reduced over layers.
+    """Multi-layer Mahalanobis++: log distance in each layer given the shallower ones, standardised on unseen images, reduced over layers.
 
-    In each layer ``m_l = log (g - mu)^T Sigma^-1 (g - mu)`` of the pooled feature, first brought to length one, then divided
-    by each dimension's deviation, with a shrunk covariance. On held-out in-distribution images ``m_l`` is standardised; the
-    score is a reduction of these, standardised once more. It reads as standard deviations above the mean of unseen
-    in-distribution images: about 0 for a typical one. Shallow layers see scanner, stain and site, deep layers disease.
-    No labels and no out-of-distribution data are used. Without ``held_out``, every fourth image of the fit part is kept
-    apart for it and takes no part in the Gaussians.
+    The pooled features of all layers, each brought to length one and divided by its root mean square deviation, are put side by
+    side, shallow to deep: x. With one shrunk covariance ``L L^T`` (L lower triangular) ``m_l = log |block l of L^-1 (x - mu)|^2``. By
+    the chain rule of the Gaussian this is the distance of layer l from what the shallower layers lead one to expect, so a change
+    that goes through all layers is counted once. On held-out in-distribution images ``m_l`` is standardised; the score is a
+    reduction of these, standardised once more. It reads as standard deviations above the mean of unseen in-distribution
+    images: about 0 for a typical one. Shallow layers see scanner, stain and site, deep layers disease. No labels and no
+    out-of-distribution data are used. Without ``held_out``, every fourth image of the fit part is kept apart for it and takes no
+    part in the Gaussian. Not ``conditional``: ``m_l = log (g - mu)^T Sigma^-1 (g - mu)`` of each layer by itself.
 
     The map, where fit batches hold ``feature_map.*``: at each position the log distance to that position's mean under
     one covariance a layer, standardised on held-out maps, on the finest grid (at most 40 a side), averaged over layers.
 
-    Fitting costs ``N D^2`` for each layer, twice for Ledoit-Wolf; scoring ``D^2 / 2`` for each layer; the state is
-    ``D^2 + D`` numbers for each layer, and ``P C + C^2`` for each map of P positions and C channels.
+    For D dimensions of all layers together: fitting costs ``N D^2``, and ``D^3 / 3`` for the factor; scoring ``D^2 / 2``; the state is
+    ``D^2 + D`` numbers, and ``P C + C^2`` for each map of P positions and C channels. Not conditional, the same for each layer.
 
-    The default leaves out the shallowest layer, which sees how a file was made more than what it shows, and takes the
-    logarithm of the sum of exponentials over the others; both were chosen on synthetic lesions and corruptions of held-out
-    in-distribution images (``docs/benchmarks.md``).
+    The default counts all layers but the shallowest, which sees how a file was made more than what it shows, and takes their mean.
+    Both, and that layers are conditional and scaled as a whole, were chosen on synthetic lesions, sites, corruptions and left-out clusters
+    of in-distribution images (``docs/benchmarks.md``).
 
     Fails with the mean when one layer out of many sees the shift, which the others dilute; the maximum takes up noise
-    instead. A layer cannot see what its pooled mean and deviation do not change, such as parts in another place.
+    instead. With far fewer images than dimensions the covariance shrinks to the identity, and what a layer shares with the shallower
+    ones is counted again. A layer cannot see what its pooled mean and deviation do not change, such as parts in another place.
 
     Args:
-        layers: layers to use, shallow to deep; none named: all but the first ``skip``.
+        layers: layers to use, shallow to deep, and no others; none named: as ``choose`` says, given all shallower layers.
         choose: where no layer is named, ``depth`` leaves out the first ``skip``; ``entropy`` takes those whose entropy per dimension
             is below that of the layer before (the deepest, where there is none).
         skip: shallowest layers that are left out; at least one layer stays.
@@ -63,7 +66,7 @@ class MultilayerMahalanobis(Localiser):
         normalise: bring features to length one first (Mahalanobis++).
         scale: divide each ``dimension`` by its own deviation, or all of a ``layer`` by one number, before the covariance is shrunk.
         shrinkage: ``ledoit_wolf`` or ``oas``, for the score; the map's covariances rest on many rows and use ``oas``.
-        reduction: ``logsumexp``, ``mean``, ``max``, ``mean_deep`` (mean plus the deepest layer), ``mean_knn`` (mean plus log
+        reduction: ``mean``, ``logsumexp``, ``max``, ``mean_deep`` (mean plus the deepest layer), ``mean_knn`` (mean plus log
             distance to the k-th neighbour in the deepest layer), ``fisher`` (``-sum ln p``); the two parts of a sum are standardised each.
         k: neighbour for ``mean_knn``.
         max_bank: images kept for ``mean_knn``; a uniform sample of more.
@@ -75,16 +78,16 @@ class MultilayerMahalanobis(Localiser):
     shrinkage: Shrinkage = "ledoit_wolf"
     choose: Choice = "depth"
     skip: int = 1
-    conditional: bool = False
-    scale: Scale = "dimension"
-    reduction: Reduction = "logsumexp"
+    conditional: bool = True
+    scale: Scale = "layer"
+    reduction: Reduction = "mean"
     k: int = 5
     max_bank: int = 10_000
     maps: bool = True
 
     reference: ClassVar[str] = (
         "Label-free multi-layer form of Lee et al., NeurIPS 2018, arXiv 1807.03888 (section 2.2), on features normalised as in "
-        "Mueller & Hein, ICML 2025, arXiv 2505.18032"
+        "Mueller & Hein, ICML 2025, arXiv 2505.18032; one joint Gaussian as in Hossain et al., 2026, arXiv 2606.17352, taken apart by layer"
     )
 
     def __post_init__(self) -> None:
