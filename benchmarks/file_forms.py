@@ -115,11 +115,13 @@ def row(plan: Recipe, suite: Suite, own: str, extractor: Extractor, seeds: int) 
 def variants(plan: Recipe, encoder: str) -> list[tuple[str, Recipe, bool, bool, str]]:
     """The default gate with and without the two means; for a hub encoder also other reductions."""
     found = []
+    own = next((d.reduction for d in plan.parts.values() if isinstance(d, MultilayerMahalanobis)), "")
+    compared: tuple[Reduction, ...] = ("mean", "logsumexp", "max", "mean_knn")
     for low_pass in (True, False):
         steps = plan if low_pass else without(plan, "detail")
         for random in (True, False):
-            found.append(("recipe", replace(steps, forms=replace(plan.forms, random=random)), random, low_pass, "logsumexp"))
-            others: tuple[Reduction, ...] = ("mean", "max", "mean_knn") if random and encoder != "builtin" else ()
+            found.append(("recipe", replace(steps, forms=replace(plan.forms, random=random)), random, low_pass, own))
+            others = [r for r in compared if r != own] if random and encoder != "builtin" else []
             found += [("other reduction", replace(steps, parts=reduced(plan.parts, r)), random, low_pass, r) for r in others]
     return found
 

@@ -318,7 +318,8 @@ def main() -> None:
             evidence.pairs.update(found.pairs)
     rows, name = table(suite, evidence), folder_of(args.encoder)
     write_csv(args.out / f"multilayer_{name}.csv", rows)
-    write_markdown(args.out / f"multilayer_{name}.md", f"Forms of the multi-layer detector, {name}", markdown(rows), made)
+    short = [{key: value for key, value in row.items() if not key.startswith("near.")} for row in rows]
+    write_markdown(args.out / f"multilayer_{name}.md", f"Forms of the multi-layer detector, {name}", markdown(short), made)
     print("\n".join(markdown([{k: row[k] for k in ("form", "rank", "auroc", "above_before")} for row in rows[:20]])))
 
 
