@@ -1,7 +1,7 @@
 """Forms of the multi-layer detector side by side: what in-distribution images say of each, and then its near and far AUROC.
 
     python benchmarks/multilayer.py --beside hub:../shared/weights/mobilenet_v2_imagenet
-    python benchmarks/multilayer.py --encoder hub:../shared/weights/mobilenet_v2_imagenet --brief --seeds 2 --judge-seeds 1
+    python benchmarks/multilayer.py --encoder hub:../shared/weights/mobilenet_v2_imagenet --brief --judge-seeds 1
 
 Forms are ranked by in-distribution images alone, in four families: drawn lesions and pasted pieces (``local``), other sites
 (``site``), corruptions (``global``), and clusters of in-distribution images left out of the fit (``cluster``). The near and far
@@ -213,7 +213,7 @@ def compared(task: Task) -> Evidence:
     whole = Extractor(encoder, recipes.read(recipes.STANDARD).preparation(encoder.input.size), jobs=1)
     native = {name: whole.of_files(suite.files(name)) for name in suite.sets}
     data = Data(native, {task.own: whole.of_files(suite.files(task.own), form_seed=0)})
-    one = replace(suite, near={task.own: suite.near[task.own]})
+    one = replace(suite, ids=tuple(given for given in suite.ids if given.set == task.own))
     counts = {name: drawn(name, len(suite.files(name))) for name in suite.others(task.own)}
     mine = drawn(f"own {task.own}", len(suite.files(task.own)))
     for own, test, source, rows, held, asked in runs(one, data, task.seeds, forms=True):
@@ -259,7 +259,7 @@ def table(suite: Suite, evidence: Evidence) -> list[dict[str, object]]:
     means = {place: np.array([np.mean(found[form], axis=0) for form in forms]) for place, found in evidence.cells.items()}
     ranks = np.mean([rankdata(-value[:, 0]) for value in means.values()], axis=0)
     before = forms.index(SHIPPED_BEFORE)
-    by_set = np.stack([np.mean([v[:, 0] for (own, _), v in means.items() if own == name], axis=0) for name in suite.ids])
+    by_set = np.stack([np.mean([v[:, 0] for (own, _), v in means.items() if own == name], axis=0) for name in suite.own])
     drawn_sets = np.random.default_rng(0).integers(len(by_set), size=(2000, len(by_set)))
     resampled = by_set[drawn_sets].mean(axis=1)
     rows = []
@@ -278,7 +278,7 @@ def table(suite: Suite, evidence: Evidence) -> list[dict[str, object]]:
 
 def outside(suite: Suite, evidence: Evidence, form: str) -> dict[str, object]:
     """Near and far of one form, and its paired differences."""
-    kinds = {(own, other): kind for own in suite.ids for other, kind in suite.others(own).items()}
+    kinds = {(own, other): kind for own in suite.own for other, kind in suite.others(own).items()}
     mean = {key: np.mean(found[form], axis=0) for key, found in evidence.pairs.items()}
     if not mean:
         return {}
@@ -309,7 +309,7 @@ def main() -> None:
     args = parser.parse_args()
     made, suite, evidence = Made.now(), suite_of(), Evidence()
     first = Task(args.encoder, "", args.beside, args.judge_seeds, args.cluster_seeds, judge=True, brief=args.brief)
-    tasks = [replace(first, own=own) for own in suite.ids]
+    tasks = [replace(first, own=own) for own in suite.own]
     if not args.judge_only:
         tasks += [replace(task, seeds=args.seeds, judge=False) for task in tasks]
     with ProcessPoolExecutor(args.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:

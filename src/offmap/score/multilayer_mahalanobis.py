@@ -60,7 +60,7 @@ class MultilayerMahalanobis(Localiser):
     Args:
         layers: layers to use, shallow to deep, and no others; none named: as ``choose`` says, given all shallower layers.
         choose: where no layer is named, ``depth`` leaves out the first ``skip``; ``entropy`` takes those whose entropy per dimension
-            is below that of the layer before (the deepest, where there is none).
+            is below that of the layer before (the deepest, where there is none); of standardised features, unlike in ``mm_pp``.
         skip: shallowest layers that are left out; at least one layer stays.
         conditional: each layer given the shallower ones, else each layer by itself.
         normalise: bring features to length one first (Mahalanobis++).
