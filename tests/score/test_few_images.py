@@ -266,9 +266,15 @@ def logs_by_layer(data: Data) -> tuple[Array, Array]:
 
 
 def multilayer_mahalanobis(data: Data, _: Fitted) -> Array:
-    """The shallowest layer is left out."""
-    asked, held = logs_by_layer(data)
-    return logsumexp(standard(asked[:, 1:], held[:, 1:]), axis=1)
+    """The deeper layer given the shallower: the distance of both less that of the shallower, under one covariance."""
+    half, fits, asked = data.width // 2, [], []
+    for columns in (slice(0, half), slice(half, None)):
+        fit, rows = unit(data.fit[:, columns]), unit(data.asked[:, columns])
+        scale = np.sqrt(fit.var(axis=0, ddof=1).mean())
+        fits.append((fit - fit.mean(axis=0)) / scale)
+        asked.append((rows - fit.mean(axis=0)) / scale)
+    covariance = shrunk(np.hstack(fits))
+    return quadratic(covariance, np.hstack(asked)) - quadratic(covariance[:half, :half], asked[0])
 
 
 def multilayer_fisher(data: Data, _: Fitted) -> Array:
