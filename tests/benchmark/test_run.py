@@ -259,6 +259,16 @@ def test_an_unknown_method_is_refused_with_the_nearest_name(place: Path, tmp_pat
         compare(place / "suite.toml", out=tmp_path, methods=["mahalanobi"], jobs=0)
 
 
+def test_a_part_of_the_recipe_with_other_parameters_is_a_row_of_its_own(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "my.toml").write_text(
+        '[prepare.resize]\nsize = "encoder"\n[score.near]\nmethod = "knn"\nk = 1\n[score.plain]\nmethod = "energy"\n'
+    )
+    found = compare(place / "suite.toml", out=tmp_path / "out", recipe=str(tmp_path / "my.toml"), methods=["near", "knn"], seeds=1, jobs=0)
+    assert {line["method"] for line in found.summary} == {"near", "knn", "intensity"}
+    with pytest.raises(ConfigError, match="there is no method 'plain'"):
+        compare(place / "suite.toml", out=tmp_path / "out", recipe=str(tmp_path / "my.toml"), methods=["plain"], jobs=0)
+
+
 def test_the_command_says_what_was_done(found: Comparison, place: Path) -> None:
     asked = ["benchmark", str(place / "suite.toml"), "--out", str(place / "out"), "--methods", ",".join(METHODS), "--jobs", "1", "--json"]
     done = CliRunner().invoke(app, asked)

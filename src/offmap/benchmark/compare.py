@@ -64,9 +64,9 @@ def compare(
         suite: a ``.toml`` file or the name of one that comes with offmap.
         out: folder for tables, plots, the page, and the signals and trials that a second run uses again.
         data: folder that paths of the suite are relative to, in place of its own.
-        methods: names of detectors; all when empty. The intensity baseline is always there.
+        methods: names of detectors, or of the recipe's parts; all when empty. The intensity baseline is always there.
         encoder: ``builtin``, ``hub:NAME_OR_DIR``, ``classifier:FILE`` or a module; the suite's classifier, else the recipe's, if not given.
-        recipe: whose preparation and file forms are used.
+        recipe: whose preparation and file forms are used; its parts are rows of their own where their parameters are not the defaults.
         seeds: number of divisions; as the suite says if not given.
         jobs: decode workers; the number of cores if not given.
         device: ``auto``, ``cpu``, ``cuda``, ``mps``.
@@ -83,7 +83,7 @@ def compare(
         out=Path(out),
         encoder=network,
         recipe=plan,
-        methods=choose(methods, network, trained=base is not None),
+        methods=choose(methods, network, recipe=plan, trained=base is not None),
         seeds=_seeds(asked, seeds),
         base=base,
         jobs=cores() if jobs is None else jobs,

@@ -91,7 +91,8 @@ def markdown(page: Comparison, summary: Sequence[Line]) -> list[str]:
 
 def _page(bench: Bench, results: Results, summary: Sequence[Line], apart: Sequence[ToldApart], plots: Sequence[Plot]) -> Comparison:
     setup = bench.setup
-    default = next(iter(setup.recipe.parts.values())).method()
+    part, detector = next(iter(setup.recipe.parts.items()))
+    default = part if any(m.name == part for m in setup.methods) else detector.method()
     count = sum(len(encoded.at) for encoded in bench.sets.values())
     pairs: dict[str, dict[str, float]] = {}
     for (method, (own, other)), values in results.values.items():

@@ -9,6 +9,7 @@ from offmap.core.component import nearest
 from offmap.core.detector import Detector, missing
 from offmap.core.encoder import Encoder
 from offmap.core.errors import ConfigError
+from offmap.pipeline.recipe import Recipe
 from offmap.represent.layers import wanted
 from offmap.represent.proxy import with_proxies
 
@@ -58,23 +59,28 @@ class Method:
         return "label" in self.detector.fit_needs | self.detector.fit_uses
 
 
-def choose(asked: Sequence[str], encoder: Encoder, *, trained: bool = False) -> tuple[Method, ...]:
+def choose(asked: Sequence[str], encoder: Encoder, *, recipe: Recipe | None = None, trained: bool = False) -> tuple[Method, ...]:
     """The methods asked for, or all; the intensity baseline is always among them.
 
+    Every detector is a row with its defaults. A part of the recipe with other parameters is a row of its own, under its name there.
+
     Args:
-        asked: names of detectors; empty = all.
+        asked: names of detectors or of parts of the recipe; empty = all.
         encoder: that gives the signals.
+        recipe: whose parts take part.
         trained: whether its head is trained anew for each division, so that further passes are of that division only.
 
     Raises:
         ConfigError: an unknown name, with the nearest one.
     """
-    known = registry.load_all("score", Detector)
+    known = {name: cls() for name, cls in registry.load_all("score", Detector).items()}
+    parts = {} if recipe is None else recipe.parts
+    known |= {name: detector for name, detector in parts.items() if detector != known.get(detector.method())}
     for name in asked:
         if name not in known:
             raise ConfigError(f"there is no method {name!r}{nearest(name, list(known))}. `offmap methods` lists all")
     names = list(dict.fromkeys([*asked, BASELINE])) if asked else list(known)
-    return tuple(_method(name, known[name](), encoder, trained) for name in names)
+    return tuple(_method(name, known[name], encoder, trained) for name in names)
 
 
 def _method(name: str, detector: Detector, encoder: Encoder, trained: bool) -> Method:

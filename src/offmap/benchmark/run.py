@@ -48,6 +48,7 @@ class Bench:
 
     Args:
         sets: signals of every set as it is.
+        formed: vectors of every in-distribution set in the form that is fitted on.
         divisions: of each in-distribution set and seed, as positions of items.
         heads: classifier of each in-distribution set and seed, where labels are there.
         trials: all that came of it.
@@ -56,6 +57,7 @@ class Bench:
 
     setup: Setup
     sets: dict[str, Encoded] = field(default_factory=dict)
+    formed: dict[str, Encoded] = field(default_factory=dict)
     divisions: dict[tuple[str, int], Division] = field(default_factory=dict)
     heads: dict[tuple[str, int], Head] = field(default_factory=dict)
     trials: dict[Key, Trial] = field(default_factory=dict)
@@ -87,6 +89,7 @@ class Bench:
         if formed is None:
             seen = kept.add if kept is not None else None
             formed = reading.encode(name, items, form_seed=setup.form_seed, large=large if kept is not None else frozenset(), seen=seen)
+        self.formed[name] = formed
         groups = duplicates.find(formed.prints, list(formed.digests)) if formed.prints is not None else []
         copies = [[int(formed.at[row]) for row in group] for group in groups]
         for seed in setup.seeds:
