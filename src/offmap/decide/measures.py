@@ -1,0 +1,146 @@
+"""Every measure of failure prediction with a bootstrap interval over images, or over patients.
+
+Percentile intervals (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13). The same seed draws the same images for
+every confidence, so that differences between confidences are paired.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+
+from offmap.core.errors import ConfigError
+from offmap.decide.risk_coverage import RiskCoverage, checked
+
+COVERAGES = (0.8, 0.9, 0.95)
+"""Coverages at which the selective risk is told."""
+
+RISK = 0.05
+"""Selective risk at which the coverage is told."""
+
+REPEATS = 1000
+"""Bootstrap samples."""
+
+_CELLS = 4_000_000
+"""Numbers of one kind held in memory at once."""
+
+Values = Shaped[np.ndarray, " _"]
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A number with its interval; NaN where it does not exist.
+
+    Args:
+        value: on the images at hand.
+        low, high: ends of the interval.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """How intervals are made.
+
+    Args:
+        repeats: bootstrap samples, 100 or more.
+        level: of the interval, in (0, 1).
+        seed: of the draws.
+    """
+
+    repeats: int = REPEATS
+    level: float = 0.95
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.repeats < 100 or not 0 < self.level < 1:
+            raise ConfigError(f"repeats = {self.repeats} must be at least 100 and level = {self.level} must lie in (0, 1)")
+
+    def draws(self, units: Int[np.ndarray, " n"]) -> Iterator[Float[np.ndarray, "b n"]]:
+        """How often each image is drawn, a few samples at a time; images of one unit go together.
+
+        Args:
+            units: 0, 1, 2 ...: which unit (image or patient) each image belongs to.
+        """
+        rng, count = np.random.default_rng(self.seed), int(units.max()) + 1
+        size = max(1, _CELLS // len(units))
+        for start in range(0, self.repeats, size):
+            drawn = rng.multinomial(count, np.full(count, 1 / count), size=min(size, self.repeats - start))
+            yield drawn[:, units].astype(np.float64)
+
+    def interval(self, replicates: Float[np.ndarray, " b"]) -> tuple[float, float]:
+        """Percentile interval; NaN where fewer than half of the samples have a value."""
+        good = replicates[np.isfinite(replicates)]
+        if 2 * len(good) < len(replicates):
+            return float("nan"), float("nan")
+        low, high = np.quantile(good, [(1 - self.level) / 2, (1 + self.level) / 2])
+        return float(low), float(high)
+
+
+def units_of(groups: Sequence[str]) -> Int[np.ndarray, " n"]:
+    """Numbers of the units: images of one group are one unit, an image without a group is its own."""
+    number: dict[tuple[str, int], int] = {}
+    keys = [(group, -1) if group else ("", i) for i, group in enumerate(groups)]
+    return np.array([number.setdefault(key, len(number)) for key in keys], dtype=np.int64)
+
+
+def measures(
+    confidence: Values,
+    loss: Values,
+    *,
+    units: Int[np.ndarray, " n"] | None = None,
+    coverages: Sequence[float] = COVERAGES,
+    risk: float = RISK,
+    resampling: Resampling | None = None,
+) -> dict[str, Measure]:
+    """``error``, ``aurc``, ``e_aurc``, ``augrc``, ``e_augrc``, ``fail_auroc``, ``risk_at_<coverage>``, ``coverage_at_risk_<risk>``.
+
+    Where no failure was seen the resamples hold none either; the upper end of a risk is then that of an exact binomial test without a
+    failure, ``1 - ((1 - level) / 2) ** (1 / n)`` with n accepted units, and areas have no interval.
+
+    Args:
+        confidence, loss: as ``RiskCoverage.of``; losses of 0 and 1.
+        units: as ``Resampling.draws``; each image its own if not given.
+        coverages, risk: operating points.
+        resampling: how intervals are made.
+
+    Raises:
+        ConfigError: as ``RiskCoverage.of``.
+    """
+    how = resampling or Resampling()
+    surer, losses = checked(confidence, loss)
+    unit = np.arange(len(surer)) if units is None else units
+    value = {name: float(found) for name, found in _read(RiskCoverage.of(surer, losses), coverages, risk).items()}
+    drawn = [_read(RiskCoverage.of(surer, losses, counts), coverages, risk) for counts in how.draws(unit)]
+    out = {}
+    for name, number in value.items():
+        low, high = how.interval(np.concatenate([part[name] for part in drawn]))
+        out[name] = Measure(number, low, high)
+    count = int(unit.max()) + 1
+    return {name: _widened(name, found, losses, count, how.level) for name, found in out.items()}
+
+
+def detection(confidence: Values, ood: Values, *, units: Int[np.ndarray, " n"], resampling: Resampling) -> Measure:
+    """AUROC with which low confidence finds out-of-distribution images (1 in ``ood``); NaN where there is one kind only."""
+    replicates = np.concatenate([RiskCoverage.of(confidence, ood, counts).fail_auroc() for counts in resampling.draws(units)])
+    return Measure(float(RiskCoverage.of(confidence, ood).fail_auroc()), *resampling.interval(replicates))
+
+
+def _read(curve: RiskCoverage, coverages: Sequence[float], risk: float) -> dict[str, np.ndarray]:
+    found = {name: getattr(curve, name)() for name in ("error", "aurc", "e_aurc", "augrc", "e_augrc", "fail_auroc")}
+    found |= {f"risk_at_{coverage:g}": curve.risk_at(coverage) for coverage in coverages}
+    return found | {f"coverage_at_risk_{risk:g}": curve.coverage_at(risk)}
+
+
+def _widened(name: str, found: Measure, losses: np.ndarray, units: int, level: float) -> Measure:
+    """An interval of no width is no evidence of certainty."""
+    none, every = not losses.any(), bool(losses.all())
+    share = 1.0 if name == "error" else float(name.removeprefix("risk_at_")) if name.startswith("risk_at_") else 0.0
+    if share and found.value in (0.0, 1.0) and found.low == found.high:
+        slack = 1 - ((1 - level) / 2) ** (1 / max(1, round(share * units)))
+        return replace(found, high=slack) if found.value == 0 else replace(found, low=1 - slack)
+    return replace(found, low=float("nan"), high=float("nan")) if (none or every) and not share else found
