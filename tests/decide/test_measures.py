@@ -5,7 +5,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from offmap.core.errors import ConfigError
-from offmap.decide.measures import Resampling, detection, measures, units_of
+from offmap.core.resampling import Resampling, units_of
+from offmap.decide.measures import detection, measures
 
 FEW = Resampling(repeats=200)
 
@@ -53,7 +54,7 @@ def test_no_failure_seen_is_no_proof_of_none() -> None:
 def test_chunks_do_not_change_the_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     confidence, loss = sample(np.random.default_rng(2), 60)
     whole = measures(confidence, loss, resampling=FEW)
-    monkeypatch.setattr("offmap.decide.measures._CELLS", 700)
+    monkeypatch.setattr("offmap.core.resampling._CELLS", 700)
     assert measures(confidence, loss, resampling=FEW) == whole
 
 

@@ -1,16 +1,12 @@
-"""Every measure of failure prediction with a bootstrap interval over images, or over patients.
+"""Every measure of failure prediction with a bootstrap interval over images, or over patients."""
 
-Percentile intervals (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13). The same seed draws the same images for
-every confidence, so that differences between confidences are paired.
-"""
-
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Int, Shaped
 
-from offmap.core.errors import ConfigError
+from offmap.core.resampling import Measure, Resampling
 from offmap.decide.risk_coverage import RiskCoverage, checked
 
 COVERAGES = (0.8, 0.9, 0.95)
@@ -19,73 +15,7 @@ COVERAGES = (0.8, 0.9, 0.95)
 RISK = 0.05
 """Selective risk at which the coverage is told."""
 
-REPEATS = 1000
-"""Bootstrap samples."""
-
-_CELLS = 4_000_000
-"""Numbers of one kind held in memory at once."""
-
 Values = Shaped[np.ndarray, " _"]
-
-
-@dataclass(frozen=True, slots=True)
-class Measure:
-    """A number with its interval; NaN where it does not exist.
-
-    Args:
-        value: on the images at hand.
-        low, high: ends of the interval.
-    """
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Resampling:
-    """How intervals are made.
-
-    Args:
-        repeats: bootstrap samples, 100 or more.
-        level: of the interval, in (0, 1).
-        seed: of the draws.
-    """
-
-    repeats: int = REPEATS
-    level: float = 0.95
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.repeats < 100 or not 0 < self.level < 1:
-            raise ConfigError(f"repeats = {self.repeats} must be at least 100 and level = {self.level} must lie in (0, 1)")
-
-    def draws(self, units: Int[np.ndarray, " n"]) -> Iterator[Float[np.ndarray, "b n"]]:
-        """How often each image is drawn, a few samples at a time; images of one unit go together.
-
-        Args:
-            units: 0, 1, 2 ...: which unit (image or patient) each image belongs to.
-        """
-        rng, count = np.random.default_rng(self.seed), int(units.max()) + 1
-        size = max(1, _CELLS // len(units))
-        for start in range(0, self.repeats, size):
-            drawn = rng.multinomial(count, np.full(count, 1 / count), size=min(size, self.repeats - start))
-            yield drawn[:, units].astype(np.float64)
-
-    def interval(self, replicates: Float[np.ndarray, " b"]) -> tuple[float, float]:
-        """Percentile interval; NaN where fewer than half of the samples have a value."""
-        good = replicates[np.isfinite(replicates)]
-        if 2 * len(good) < len(replicates):
-            return float("nan"), float("nan")
-        low, high = np.quantile(good, [(1 - self.level) / 2, (1 + self.level) / 2])
-        return float(low), float(high)
-
-
-def units_of(groups: Sequence[str]) -> Int[np.ndarray, " n"]:
-    """Numbers of the units: images of one group are one unit, an image without a group is its own."""
-    number: dict[tuple[str, int], int] = {}
-    keys = [(group, -1) if group else ("", i) for i, group in enumerate(groups)]
-    return np.array([number.setdefault(key, len(number)) for key in keys], dtype=np.int64)
 
 
 def measures(
@@ -104,7 +34,7 @@ def measures(
 
     Args:
         confidence, loss: as ``RiskCoverage.of``; losses of 0 and 1.
-        units: as ``Resampling.draws``; each image its own if not given.
+        units: number of each image's unit, as ``core.resampling.units_of``; each image its own if not given.
         coverages, risk: operating points.
         resampling: how intervals are made.
 
@@ -115,7 +45,7 @@ def measures(
     surer, losses = checked(confidence, loss)
     unit = np.arange(len(surer)) if units is None else units
     value = {name: float(found) for name, found in _read(RiskCoverage.of(surer, losses), coverages, risk).items()}
-    drawn = [_read(RiskCoverage.of(surer, losses, counts), coverages, risk) for counts in how.draws(unit)]
+    drawn = [_read(RiskCoverage.of(surer, losses, counts), coverages, risk) for (counts,) in how.draws(unit)]
     out = {}
     for name, number in value.items():
         low, high = how.interval(np.concatenate([part[name] for part in drawn]))
@@ -126,7 +56,7 @@ def measures(
 
 def detection(confidence: Values, ood: Values, *, units: Int[np.ndarray, " n"], resampling: Resampling) -> Measure:
     """AUROC with which low confidence finds out-of-distribution images (1 in ``ood``); NaN where there is one kind only."""
-    replicates = np.concatenate([RiskCoverage.of(confidence, ood, counts).fail_auroc() for counts in resampling.draws(units)])
+    replicates = np.concatenate([RiskCoverage.of(confidence, ood, counts).fail_auroc() for (counts,) in resampling.draws(units)])
     return Measure(float(RiskCoverage.of(confidence, ood).fail_auroc()), *resampling.interval(replicates))
 
 
