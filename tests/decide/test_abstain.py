@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import binom, binomtest
 
 from offmap.core.errors import ConfigError
-from offmap.decide.abstain import Abstention, LearnThenTest, Testing, p_value
+from offmap.decide.abstain import Abstention, LearnThenTest, p_value
 from offmap.decide.risk_control import ConformalRiskControl
 
 SPLITS = 200
@@ -27,7 +27,7 @@ def true_risk(threshold: float) -> float:
 
 @pytest.mark.parametrize("testing", ["fixed_sequence", "bonferroni"])
 @pytest.mark.parametrize("n", [150, 800])
-def test_the_bound_is_broken_in_at_most_the_stated_share(testing: Testing, n: int) -> None:
+def test_the_bound_is_broken_in_at_most_the_stated_share(testing: str, n: int) -> None:
     rule = LearnThenTest(risk=0.1, probability=0.8, testing=testing, levels=20)
     rng = np.random.default_rng(n)
     broken, covered = 0, []
@@ -42,7 +42,7 @@ def test_the_bound_is_broken_in_at_most_the_stated_share(testing: Testing, n: in
 
 
 @pytest.mark.parametrize("testing", ["fixed_sequence", "bonferroni"])
-def test_the_bound_is_kept_with_ties_and_a_risk_that_is_not_monotone(testing: Testing) -> None:
+def test_the_bound_is_kept_with_ties_and_a_risk_that_is_not_monotone(testing: str) -> None:
     """Confidence on five values; the surest fail more often than the next."""
     rng, rates = np.random.default_rng(7), np.array([0.12, 0.02, 0.1, 0.3, 0.5])
     rule = LearnThenTest(risk=0.08, probability=0.8, testing=testing, levels=20)
@@ -129,9 +129,10 @@ def test_conformal_risk_control_by_hand() -> None:
         ({"probability": 1.0}, "probability = 1.0"),
         ({"share": 1.5}, "share = 1.5"),
         ({"levels": 0}, "levels = 0"),
+        ({"testing": "holm"}, "testing = 'holm'"),
     ],
 )
-def test_refusals(changed: dict[str, float], says: str) -> None:
+def test_refusals(changed: dict[str, float | str], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         LearnThenTest.from_params(changed)
     with pytest.raises(ConfigError, match=r"undetected = 1.0"):
