@@ -1,13 +1,11 @@
 """When will the classifier fail? Failure prediction, abstention, and accuracy without labels, from a table of predictions."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
 
 from offmap.core.errors import ConfigError, DataError
 from offmap.core.resampling import REPEATS, Measure, Resampling, units_of
@@ -15,7 +13,7 @@ from offmap.decide.abstain import Abstention, LearnThenTest
 from offmap.decide.measures import detection, measures
 from offmap.decide.risk_control import ConformalRiskControl
 from offmap.decide.risk_coverage import RiskCoverage
-from offmap.pipeline.evaluation_parts import Parts, divide
+from offmap.pipeline.evaluation_parts import OTHER_HALF, Parts, Rows, divide
 from offmap.pipeline.evaluation_words import told
 from offmap.pipeline.inputs import PathLike
 from offmap.pipeline.predictions import Predictions, read
@@ -27,8 +25,6 @@ from offmap.shift.performance import Labelled, Unlabelled, by_confidence, by_pro
 
 SMALLEST = 20
 """Images with known answers below which nothing is told; and a stratum needs half as many."""
-
-Rows = Int[np.ndarray, " n"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,8 +192,15 @@ class _Run:
             n=chosen.n,
             tested=chosen.tested,
             needed=needed,
-            trial=_try(chosen, self.table.confidences[name][self.parts.trial], self.table.loss[self.parts.trial]),
+            trials=tuple(self._trials(chosen, self.table.confidences[name])),
         )
+
+    def _trials(self, chosen: Abstention, confidence: np.ndarray) -> Iterator[Trial]:
+        rows = self.parts.trial
+        of = np.array(self.table.splits)[rows] if self.parts.split else np.full(len(rows), OTHER_HALF)
+        for name in dict.fromkeys(of.tolist()):
+            inside = rows[of == name]
+            yield _try(name, chosen, confidence[inside], self.table.loss[inside])
 
     def _units(self, rows: Rows) -> Rows:
         return units_of([self.table.groups[row] for row in rows.tolist()])
@@ -215,14 +218,12 @@ class _Run:
                     yield column, value, inside
 
 
-def _try(chosen: Abstention, confidence: np.ndarray, loss: np.ndarray) -> Trial | None:
+def _try(images: str, chosen: Abstention, confidence: np.ndarray, loss: np.ndarray) -> Trial:
     """The rule on images that took no part in choosing it."""
     from scipy.stats import beta
 
-    if len(loss) == 0:
-        return None
     kept = chosen.accepts(confidence)
     n, failed = int(kept.sum()), round(float(loss[kept].sum()))
     low = float(beta.ppf(0.025, failed, n - failed + 1)) if failed else 0.0
     high = float(beta.ppf(0.975, failed + 1, n - failed)) if failed < n else 1.0
-    return Trial(len(loss), n, failed, low, 1.0 if math.isnan(high) else high, round(float(loss.sum())))
+    return Trial(images, len(loss), n, failed, low, high, round(float(loss.sum())))

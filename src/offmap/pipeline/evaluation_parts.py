@@ -13,6 +13,9 @@ from offmap.pipeline.predictions import Predictions
 CALIBRATION = ("calibration", "calibrate", "validation", "valid", "val")
 """Names by which the calibration split is known unless it is named."""
 
+OTHER_HALF = "the other half"
+"""What tries thresholds where a random half chose them."""
+
 Rows = Int[np.ndarray, " _"]
 
 

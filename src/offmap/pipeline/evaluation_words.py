@@ -5,7 +5,7 @@ from typing import Any
 
 from offmap.pipeline.evaluation_parts import Parts
 from offmap.pipeline.predictions import Predictions
-from offmap.report.evaluation import WHOLE, Metric, Rule
+from offmap.report.evaluation import WHOLE, Metric, Rule, Trial
 from offmap.report.words import count, percent
 
 TRAINING = ("train", "training", "fit")
@@ -26,19 +26,23 @@ def told(
 def _title(rule: Rule) -> str:
     if rule.threshold is None:
         return f"No share of the images can be accepted with a risk that is shown to stay at or below {percent(rule.bound)}"
-    chance = f", with a probability of {percent(rule.probability)}" if rule.probability else ""
-    return f"Accept {rule.accepts}: {percent(rule.coverage)} of the images, of which at most {percent(rule.bound)} fail{chance}"
+    chance = f" with a probability of {percent(rule.probability)}" if rule.probability else ""
+    return (
+        f"Accept {rule.accepts}: {percent(rule.coverage)} of the calibration images. "
+        f"Of images drawn like them, at most {percent(rule.bound)} of the accepted fail{chance}"
+    )
 
 
 def _tried(rule: Rule) -> list[str]:
-    trial = rule.trial
-    if trial is None or rule.threshold is None or trial.accepted == 0:
-        return []
+    return [_outcome(trial) for trial in rule.trials if trial.accepted]
+
+
+def _outcome(trial: Trial) -> str:
     risk = f"{percent(trial.failed / trial.accepted)} (95 % interval {percent(trial.low)} to {percent(trial.high)})"
-    return [
-        f"Tried on {count(trial.n, 'other image')}: {percent(trial.accepted / trial.n)} were accepted, and {risk} of these failed; "
+    return (
+        f"Tried on {trial.images}, {count(trial.n, 'image')}: {percent(trial.accepted / trial.n)} were accepted, of which {risk} failed; "
         f"{trial.failures - trial.failed} of {count(trial.failures, 'failure')} went to review."
-    ]
+    )
 
 
 def _best(metrics: Sequence[Metric]) -> list[str]:
@@ -64,6 +68,14 @@ def _warnings(table: Predictions, parts: Parts, metrics: Sequence[Metric], rules
     out = []
     if parts.split and len(parts.trial) == 0:
         out.append(f"Every image with a known answer is in the calibration split {parts.split!r}: thresholds are tried on no others.")
+    out += [
+        f"On {trial.images} more than {percent(rules[0].bound)} of the accepted images failed, and not by chance: these images are not "
+        "like those that chose the threshold, and the promise does not hold for them."
+        for trial in rules[0].trials
+        if rules[0].threshold is not None and trial.low > rules[0].bound
+    ]
+    if table.ood[parts.trial].any() and not table.ood[parts.calibrate].any():
+        out.append("Images marked out-of-distribution are measured, but none chose the thresholds: no promise covers them.")
     trained = [name for name in dict.fromkeys(table.splits) if name.lower() in TRAINING and name != parts.split]
     if trained:
         out.append(

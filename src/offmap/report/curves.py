@@ -77,12 +77,12 @@ def _ceiling(share: float) -> float:
     return next((s for s in steps if share <= s), 1.0)
 
 
-def _x(place: float) -> float:
-    return round(LEFT + place * (WIDTH - LEFT - RIGHT), 1)
+def _x(place: int | float) -> float:
+    return round(float(LEFT + place * (WIDTH - LEFT - RIGHT)), 1)
 
 
-def _y(height: float) -> float:
-    return round(TOP + (1 - min(height, 1.0)) * (HEIGHT - TOP - BOTTOM), 1)
+def _y(height: int | float) -> float:
+    return round(float(TOP + (1 - min(height, 1.0)) * (HEIGHT - TOP - BOTTOM)), 1)
 
 
 def _level(risk: float, top: float, name: str) -> Markup:

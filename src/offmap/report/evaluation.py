@@ -58,11 +58,13 @@ class Trial:
     """What a rule did on images that took no part in choosing it.
 
     Args:
+        images: which: a split, or "the other half".
         n, accepted, failed: images, accepted ones, and failures among these.
         low, high: 95 % interval of the risk of accepted images (Clopper-Pearson).
         failures: among all images.
     """
 
+    images: str
     n: int
     accepted: int
     failed: int
@@ -74,6 +76,7 @@ class Trial:
         """As JSON: how good the rule was, and what reviews were good for; beside review at random and the best order."""
         reviewed, caught = self.n - self.accepted, self.failures - self.failed
         return {
+            "images": self.images,
             "n": self.n,
             "accepted": self.accepted,
             "coverage": self.accepted / self.n,
@@ -100,7 +103,7 @@ class Rule:
         threshold: an image is accepted when its confidence is above it; None = none is accepted; ``-inf`` = every assessed one.
         coverage, risk: share of the calibration images that is accepted, and share of failures among these.
         n, tested, needed: calibration images; those of them that tested; the fewest that could show anything.
-        trial: on other images; None where there are none.
+        trials: on other images, split by split.
     """
 
     confidence: str
@@ -114,7 +117,7 @@ class Rule:
     n: int
     tested: int
     needed: int
-    trial: Trial | None
+    trials: Sequence[Trial]
 
     @property
     def accepts(self) -> str:
@@ -139,7 +142,7 @@ class Rule:
             "threshold": self.threshold if self.threshold is not None and math.isfinite(self.threshold) else None,
             "coverage": self.coverage,
             "calibration": {"n": self.n, "tested": self.tested, "needed": self.needed, "risk": _finite(self.risk)},
-            "test": self.trial.facts() if self.trial else None,
+            "tests": [trial.facts() for trial in self.trials],
         }
 
 
@@ -211,6 +214,7 @@ class EvaluationReport:
             "names": list(next(iter(whole.values()), {})),
             "strata": [(m.stratum, m.value) for m in self.metrics if m.confidence == first and m.name == "error" and m.stratum != WHOLE],
             "first": first,
+            "tried": [(rule, trial.facts()) for rule in self.rules if rule.threshold is not None for trial in rule.trials],
             "drawing": draw(self.curves, error=whole[first]["error"].measure.value, bound=self.bound) if whole else "",
             "legend": [curve.name for curve in self.curves[:LINES]],
         }
