@@ -70,3 +70,16 @@ def test_detection_is_the_auroc_of_the_ood_images() -> None:
 def test_refusals(repeats: int, level: float) -> None:
     with pytest.raises(ConfigError, match=rf"repeats = {repeats} .* level = {level}"):
         Resampling(repeats=repeats, level=level)
+
+
+def test_bins_of_many_images_give_the_intervals_of_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    confidence, loss = sample(np.random.default_rng(4), 10_500)
+    how = Resampling(repeats=300)
+    binned = measures(confidence, loss, resampling=how)
+    monkeypatch.setattr("offmap.decide.measures.LARGE", 10**9)
+    exact = measures(confidence, loss, resampling=how)
+    for name, one in exact.items():
+        assert binned[name].value == one.value
+        slack = 0.25 * (one.high - one.low)
+        assert binned[name].low == pytest.approx(one.low, abs=slack)
+        assert binned[name].high == pytest.approx(one.high, abs=slack)

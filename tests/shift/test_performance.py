@@ -99,6 +99,19 @@ def test_images_that_were_not_assessed_count_as_wrong() -> None:
     assert np.isnan(by_confidence(not_seen, unlabelled(new), resampling=FEW)["error_regression"].value)
 
 
+def test_bins_of_many_images_give_the_intervals_of_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(5)
+    own, new = labelled(*calibrated(rng, 10_500, easy=4)), unlabelled(calibrated(rng, 2_000, easy=1.5)[0])
+    binned = by_confidence(own, new, resampling=FEW) | by_probability(own, new, resampling=FEW)
+    monkeypatch.setattr("offmap.shift.performance.LARGE", 10**9)
+    exact = by_confidence(own, new, resampling=FEW) | by_probability(own, new, resampling=FEW)
+    for name, one in exact.items():
+        assert binned[name].value == one.value
+        slack = 0.3 * (one.high - one.low)
+        assert binned[name].low == pytest.approx(one.low, abs=slack)
+        assert binned[name].high == pytest.approx(one.high, abs=slack)
+
+
 def test_refusals() -> None:
     with pytest.raises(ConfigError, match="0 confidences"):
         unlabelled(np.array([]))

@@ -14,8 +14,13 @@ from offmap.core.errors import ConfigError
 REPEATS = 1000
 """Bootstrap samples."""
 
+LARGE = 10_000
+"""Images above which replicates are drawn from bins of like images, as long as each image is a unit of its own."""
+
 _CELLS = 4_000_000
 """Numbers of one kind held in memory at once."""
+
+_BINS = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,16 @@ class Resampling:
             drawn = [rng.multinomial(n, np.full(n, 1 / n), size=b) for rng, n in zip(rngs, counts, strict=True)]
             yield tuple(rows[:, of].astype(np.float64) for rows, of in zip(drawn, units, strict=True))
 
+    def weighted(self, *weights: Int[np.ndarray, " _"]) -> Iterator[tuple[Float[np.ndarray, "b _"], ...]]:
+        """As ``draws`` for sets of which ``weights`` images each are alike, so that only their number in a sample matters."""
+        rngs = [np.random.default_rng([self.seed, i]) for i in range(len(weights))]
+        size = max(1, _CELLS // max(len(of) for of in weights))
+        for start in range(0, self.repeats, size):
+            b = min(size, self.repeats - start)
+            yield tuple(
+                rng.multinomial(int(of.sum()), of / of.sum(), size=b).astype(np.float64) for rng, of in zip(rngs, weights, strict=True)
+            )
+
     def interval(self, replicates: Float[np.ndarray, " b"]) -> tuple[float, float]:
         """Percentile interval; NaN where fewer than half of the samples have a value."""
         good = replicates[np.isfinite(replicates)]
@@ -78,3 +93,38 @@ def units_of(groups: Sequence[str]) -> Int[np.ndarray, " n"]:
     number: dict[tuple[str, int], int] = {}
     keys = [(group, -1) if group else ("", i) for i, group in enumerate(groups)]
     return np.array([number.setdefault(key, len(number)) for key in keys], dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Binned:
+    """Images of like value and equal mark, taken together.
+
+    Args:
+        values: mean value of each bin.
+        marks: the mark of its images.
+        weights: how many there are.
+    """
+
+    values: Float[np.ndarray, " c"]
+    marks: Float[np.ndarray, " c"]
+    weights: Int[np.ndarray, " c"]
+
+    @classmethod
+    def of(cls, values: Float[np.ndarray, " n"], marks: Float[np.ndarray, " n"]) -> "Binned":
+        """Two thousand bins by rank, each divided by the mark (0 or 1); equal values stay together.
+
+        A value of ``-inf`` (not assessed) has a bin of its own.
+        """
+        order = np.argsort(values, kind="stable")
+        rising = values[order]
+        first = np.maximum.accumulate(np.where(np.r_[True, rising[1:] != rising[:-1]], np.arange(len(values)), 0))
+        bins = np.where(np.isfinite(rising), 1 + first * _BINS // len(values), 0)
+        _, cell, weights = np.unique(2 * bins + (marks[order] > 0), return_inverse=True, return_counts=True)
+        mean = np.bincount(cell, np.where(np.isfinite(rising), rising, 0.0)) / weights
+        lost = np.bincount(cell, ~np.isfinite(rising)) > 0
+        return cls(np.where(lost, -np.inf, mean), np.bincount(cell, marks[order]) / weights, weights.astype(np.int64))
+
+
+def independent(units: Int[np.ndarray, " n"]) -> bool:
+    """Whether each image is a unit of its own."""
+    return int(units.max()) + 1 == len(units)

@@ -1,12 +1,12 @@
 """Every measure of failure prediction with a bootstrap interval over images, or over patients."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from offmap.core.resampling import Measure, Resampling
+from offmap.core.resampling import LARGE, Binned, Measure, Resampling, independent
 from offmap.decide.risk_coverage import RiskCoverage, checked
 
 COVERAGES = (0.8, 0.9, 0.95)
@@ -45,7 +45,7 @@ def measures(
     surer, losses = checked(confidence, loss)
     unit = np.arange(len(surer)) if units is None else units
     value = {name: float(found) for name, found in _read(RiskCoverage.of(surer, losses), coverages, risk).items()}
-    drawn = [_read(RiskCoverage.of(surer, losses, counts), coverages, risk) for (counts,) in how.draws(unit)]
+    drawn = [_read(curve, coverages, risk) for curve in _replicates(surer, losses, unit, how)]
     out = {}
     for name, number in value.items():
         low, high = how.interval(np.concatenate([part[name] for part in drawn]))
@@ -56,8 +56,20 @@ def measures(
 
 def detection(confidence: Values, ood: Values, *, units: Int[np.ndarray, " n"], resampling: Resampling) -> Measure:
     """AUROC with which low confidence finds out-of-distribution images (1 in ``ood``); NaN where there is one kind only."""
-    replicates = np.concatenate([RiskCoverage.of(confidence, ood, counts).fail_auroc() for (counts,) in resampling.draws(units)])
+    surer, odd = checked(confidence, ood)
+    replicates = np.concatenate([curve.fail_auroc() for curve in _replicates(surer, odd, units, resampling)])
     return Measure(float(RiskCoverage.of(confidence, ood).fail_auroc()), *resampling.interval(replicates))
+
+
+def _replicates(surer: np.ndarray, losses: np.ndarray, units: np.ndarray, how: Resampling) -> Iterator[RiskCoverage]:
+    """Curves of the bootstrap samples, a few at a time; of many independent images from bins of like confidence."""
+    if len(surer) > LARGE and independent(units) and np.isin(losses, (0, 1)).all():
+        bins = Binned.of(surer, losses)
+        for (counts,) in how.weighted(bins.weights):
+            yield RiskCoverage.of(bins.values, bins.marks, counts)
+        return
+    for (counts,) in how.draws(units):
+        yield RiskCoverage.of(surer, losses, counts)
 
 
 def _read(curve: RiskCoverage, coverages: Sequence[float], risk: float) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from offmap.core.errors import ConfigError
-from offmap.core.resampling import Measure, Resampling
+from offmap.core.resampling import LARGE, Binned, Measure, Resampling, independent
 
 Weights = Float[np.ndarray, "b _"]
 Replicates = Float[np.ndarray, " b"]
@@ -168,10 +168,22 @@ def _estimates(
     once = np.ones((1, len(own.confidence))), np.ones((1, len(new.confidence)))
     found = {name: [float(np.clip(rule(own, new, *once)[0], 0, 1))] for name, rule in rules.items()}
     drawn: dict[str, list[np.ndarray]] = {name: [] for name in rules}
-    for counts, new_counts in resampling.draws(own.units, new.units):
+    some, others, draws = own, new, resampling.draws
+    weights = own.units, new.units
+    if max(map(len, weights)) > LARGE and independent(own.units) and independent(new.units):
+        some, others, weights = _binned(own, new)
+        draws = resampling.weighted
+    for counts, new_counts in draws(*weights):
         for name, rule in rules.items():
-            drawn[name].append(np.clip(rule(own, new, counts, new_counts), 0, 1))
+            drawn[name].append(np.clip(rule(some, others, counts, new_counts), 0, 1))
     return {name: Measure(found[name][0], *resampling.interval(np.concatenate(parts))) for name, parts in drawn.items()}
+
+
+def _binned(own: Labelled, new: Unlabelled) -> tuple[Labelled, Unlabelled, tuple[np.ndarray, np.ndarray]]:
+    """Bins of like images in the place of images, and how many each holds."""
+    old, others = Binned.of(own.confidence, own.right), Binned.of(new.confidence, np.zeros(len(new.confidence)))
+    some = Labelled(old.values, old.marks, np.arange(len(old.values)))
+    return some, Unlabelled(others.values, np.arange(len(others.values))), (old.weights, others.weights)
 
 
 def _check(confidence: np.ndarray) -> None:
