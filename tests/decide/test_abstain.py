@@ -55,6 +55,22 @@ def test_the_bound_is_kept_with_ties_and_a_risk_that_is_not_monotone(testing: st
     assert broken / SPLITS <= 0.2
 
 
+@pytest.mark.parametrize("testing", ["fixed_sequence", "bonferroni"])
+def test_the_bound_is_kept_on_the_rest_of_a_table_that_is_split_anew(testing: str) -> None:
+    """Two hundred random splits of 6,000 images into 500 to calibrate and the rest."""
+    rng = np.random.default_rng(11)
+    confidence, loss = draw(rng, 6000)
+    confidence = np.round(confidence, 2)
+    rule = LearnThenTest(risk=0.12, probability=0.9, testing=testing, levels=20)
+    broken = 0
+    for _ in range(SPLITS):
+        order = rng.permutation(6000)
+        own, rest = order[:500], order[500:]
+        kept = rule.choose(confidence[own], loss[own], generator=rng).accepts(confidence[rest])
+        broken += bool(kept.any()) and float(loss[rest][kept].mean()) > 0.12
+    assert broken / SPLITS <= 0.1
+
+
 def test_a_perfect_confidence_is_accepted_up_to_the_bound() -> None:
     loss = np.zeros(2000)
     loss[1500:] = 1
