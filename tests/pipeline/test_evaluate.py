@@ -167,6 +167,12 @@ def test_images_of_one_patient_calibrate_once_and_stay_together(tmp_path: Path) 
     assert "100; drawn together" in found.report.facts["Patients"]
 
 
+def test_patients_on_both_sides_are_named(tmp_path: Path) -> None:
+    rows = [(f"{i}", int(i % 5 != 0), i % 7, f"patient {i % 90}", "validation" if i < 100 else "test") for i in range(200)]
+    path = write(tmp_path / "preds.csv", ["path", "correct", "confidence", "group", "split"], rows)
+    assert any(w.startswith("90 patients choose thresholds and try them too") for w in offmap.evaluate(path, repeats=100).report.warnings)
+
+
 def test_a_perfect_classifier_is_accepted_with_a_word_of_caution(tmp_path: Path) -> None:
     found = offmap.evaluate(table(tmp_path, 400, wrong=1000), repeats=100, risk=0.05, testing="bonferroni")
     assert found.report.rules[0].threshold is not None

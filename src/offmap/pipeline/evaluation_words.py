@@ -83,6 +83,9 @@ def _warnings(table: Predictions, parts: Parts, metrics: Sequence[Metric], rules
         )
     if parts.split.lower() in TRAINING:
         out.append("Thresholds are chosen on images that the classifier was trained on: what they promise does not hold for new ones.")
+    own, other = ({table.groups[row] for row in rows.tolist()} - {""} for rows in (parts.calibrate, parts.trial))
+    if own & other:
+        out.append(f"{count(len(own & other), 'patient')} choose thresholds and try them too: the trial looks better than it is.")
     if not any(table.groups):
         out.append("Every image counts as independent. If patients have several, name them in the column 'group'.")
     n, failures = metrics[0].n, metrics[0].failures
