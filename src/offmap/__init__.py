@@ -9,14 +9,15 @@ Names are loaded on first use, so that ``import offmap`` is quick and does not i
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from offmap.pipeline.evaluate import evaluate
     from offmap.pipeline.fit import fit
     from offmap.pipeline.gate import Gate
     from offmap.pipeline.recommend import recommend
     from offmap.pipeline.saved import load
 
 __version__ = "0.1.0"
-_HOME = {"Gate": "gate", "fit": "fit", "load": "saved", "recommend": "recommend"}
-__all__ = ["Gate", "__version__", "fit", "load", "recommend"]
+_HOME = {"Gate": "gate", "evaluate": "evaluate", "fit": "fit", "load": "saved", "recommend": "recommend"}
+__all__ = ["Gate", "__version__", "evaluate", "fit", "load", "recommend"]
 
 
 def __getattr__(name: str) -> Any:

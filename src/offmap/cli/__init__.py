@@ -5,7 +5,21 @@ from typing import Annotated
 import typer
 
 from offmap import __version__
-from offmap.cli import benchmark, check, data, demo, explain, fit, import_weights, inspect, methods, recommend, score, train_encoder
+from offmap.cli import (
+    benchmark,
+    check,
+    data,
+    demo,
+    evaluate,
+    explain,
+    fit,
+    import_weights,
+    inspect,
+    methods,
+    recommend,
+    score,
+    train_encoder,
+)
 from offmap.cli.exits import Guarded
 
 app = typer.Typer(
@@ -26,6 +40,7 @@ app.command()(inspect.inspect)
 app.command()(methods.methods)
 app.command()(recommend.recommend)
 app.command()(benchmark.benchmark)
+app.command()(evaluate.evaluate)
 app.add_typer(data.app, name="data")
 app.command()(demo.demo)
 app.command()(train_encoder.train_encoder)

@@ -1,0 +1,1 @@
+"""One set of images against another."""
