@@ -39,8 +39,8 @@ class MaRS(LayerDetector):
     autoencoder, is trained by Adam in float64, and keeps the weights of the least error on ``held_out`` (or on every fourth
     image, which then takes no part in m and S). Where no network beats it there, the linear one stays.
 
-    Fitting trains a small network, ``N D^2 + D^3`` and at most ``steps`` gradient steps, a few seconds; scoring ``D^2`` an image; the state is
-    about ``D^2 + 128 D`` numbers. No labels.
+    Fitting trains a small network, ``N D^2 + D^3`` and at most ``steps`` gradient steps, a few seconds; scoring ``D^2`` an image;
+    the state is about ``D^2 + 128 D`` numbers. No labels.
 
     Fails when the shift moves images along the surface of usual ones, and on few images, where the linear form is as good.
 
