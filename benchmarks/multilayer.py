@@ -61,7 +61,7 @@ COLUMNS: Mapping[str, MultilayerMahalanobis] = {
     "conditional, scaled by layer": MultilayerMahalanobis(conditional=True, scale="layer"),
 }
 BRIEF_COLUMNS = ("separate, scaled by dimension", "conditional, scaled by layer")
-SHIPPED_BEFORE = "separate, scaled by dimension | logsumexp | without the shallowest"
+SHIPPED_BEFORE = "separate, scaled by dimension, logsumexp, without the shallowest"
 BRIEF_SINGLES = ("mahalanobis", "mahalanobis_pp", "knn")
 SINGLES = (*BRIEF_SINGLES, "residual", "mm_pp", "multilayer_fisher")
 
@@ -81,7 +81,7 @@ def every_form(source: Vectors, rows: np.ndarray, held: np.ndarray, asked: Mappi
         found = parts(source, rows, held, asked, detector)
         for name, subset in subsets(layers).items():
             for reduction in REDUCTIONS:
-                made[f"{column} | {reduction} | {name}"] = combined(found, layers, Choice(reduction, subset))
+                made[f"{column}, {reduction}, {name}"] = combined(found, layers, Choice(reduction, subset))
     for detector_name, detector in others(brief=brief).items():
         fitted = fit(detector, source, rows, held)
         made[detector_name] = {name: scored(fitted, own_layers(v)) for name, v in asked.items()}
@@ -96,8 +96,8 @@ def others(*, brief: bool) -> dict[str, Detector]:
     chosen = MultilayerMahalanobis(choose="entropy", conditional=False, scale="dimension", reduction="logsumexp")
     given = MultilayerMahalanobis(choose="entropy", conditional=True, scale="layer", reduction="mean")
     return {
-        "separate, scaled by dimension | logsumexp | by entropy": chosen,
-        "conditional, scaled by layer | mean | by entropy": given,
+        "separate, scaled by dimension, logsumexp, by entropy": chosen,
+        "conditional, scaled by layer, mean, by entropy": given,
         **{name: classes[name]() for name in SINGLES},
     }
 

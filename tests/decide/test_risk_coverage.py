@@ -1,6 +1,5 @@
 """Risk-coverage areas against scikit-learn, closed forms and sums by hand."""
 
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
