@@ -307,7 +307,7 @@ def page(hub: str) -> list[str]:
         "",
         "## Methods that read a classifier",
         "",
-        "Suite labels: a linear classifier trained on each set's classes, on the frozen features of the built-in encoder; every detector on",
+        "Suite labels: a linear classifier trained on each set's classes, on frozen features of the built-in encoder; every detector on",
         "the same features, logits and passes.",
         "",
         *section("suite_labels_builtin"),
