@@ -3,7 +3,8 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,13 @@ class Reading:
     device: torch.device = field(default=torch.device("cpu"))
     progress: Progress | None = None
 
+    @property
+    def _asked(self) -> frozenset[str]:
+        """Signals to compute: the deepest layer by its own name too where its alias is needed, since aliases are not kept."""
+        deepest = f"features.{self.encoder.layers[-1]}"
+        alone = "features.last" in self.needs and not any(fnmatchcase(deepest, need) for need in self.needs)
+        return self.needs | {deepest} if alone else self.needs
+
     def known(self, name: str, items: Sequence[Item], *, form_seed: int | None = None) -> Encoded | None:
         """What an earlier run kept of the same files, weights, steps and signals; None where it did not."""
         path = self._path(name, items, form_seed)
@@ -108,7 +116,7 @@ class Reading:
         stream = Stream(
             self.encoder,
             self.preparation,
-            self.needs | large,
+            self._asked | large,
             jobs=self.jobs,
             form_seed=form_seed,
             fingerprint=damage is None,
@@ -122,6 +130,8 @@ class Reading:
             if self.progress is not None:
                 self.progress({"event": f"encode {name}", "done": collected.count, "total": len(wanted)})
         encoded = collected.whole()
+        if damage is None:
+            encoded = replace(encoded, refused=(*encoded.refused, *_lost(encoded, items, wanted, order)))
         if keep:
             _save(self._path(name, items, form_seed), encoded)
         return encoded
@@ -131,7 +141,7 @@ class Reading:
             1,
             self.encoder.sha256,
             self.encoder.config(),
-            sorted(self.needs),
+            sorted(self._asked),
             self.preparation.to_json(),
             form_seed,
             self.volumes,
@@ -140,6 +150,14 @@ class Reading:
         digest = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:16]
         safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
         return self.folder / f"{safe}{'' if form_seed is None else '.formed'}.{digest}.safetensors"
+
+
+def _lost(encoded: Encoded, items: Sequence[Item], wanted: Sequence[int], order: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+    """Items that gave neither an image nor a reason, each with one."""
+    there, told = set(encoded.at.tolist()), {name for name, _ in encoded.refused}
+    for i in wanted:
+        if i not in there and items[i].name not in told:
+            yield items[i].name, "several images in one file" if order[items[i].name] == i else "listed twice"
 
 
 def _damaged(stream: Stream, sources: Sequence[Source], damage: Damage) -> Iterator[Batch]:
