@@ -276,6 +276,11 @@ def _suite(tables: Mapping[str, Any], folder: Path, where: str) -> Suite:
     ids = tuple(_id(given) for given in tables["id"])
     for each, given in zip(ids, tables["id"], strict=True):
         sets |= _labelled(each, given.get("labels", False), sets, where)
+    for name in (*sets, *(each.set for each in ids)):
+        _nameable(name, where)
+    seeds = tables.get("seeds", [1])
+    if len(set(seeds)) < len(seeds):
+        raise ConfigError(f"{where}: seeds = {seeds} names a division twice")
     _distinct([given["name"] for given in tables["set"]], f"{where}, [[set]]")
     _distinct([each.set for each in ids], f"{where}, [[id]]")
     for each in ids:
@@ -299,7 +304,7 @@ def _suite(tables: Mapping[str, Any], folder: Path, where: str) -> Suite:
         max_id=tables["max_id"],
         max_other=tables["max_other"],
         shares=(float(shares["fit"]), float(shares["held_out"]), float(shares["test"])),
-        seeds=tuple(tables.get("seeds", (1,))),
+        seeds=tuple(seeds),
         corruptions=corruptions,
         severities=severities,
         volumes=tables.get("volumes", False),
@@ -309,8 +314,6 @@ def _suite(tables: Mapping[str, Any], folder: Path, where: str) -> Suite:
 
 def _set(given: Mapping[str, Any], where: str) -> ImageSet:
     name = given["name"]
-    if not name or "~" in name:
-        raise ConfigError(f"{where}: a set is named {name!r}; a name is not empty and has no '~', which marks corruptions")
     if bool(given.get("paths")) == bool(given.get("list")):
         raise ConfigError(f"{where}, [[set]] {name}: either 'paths' or 'list' must say where its images are")
     values = {key: value for key, value in given.items() if key not in ("paths", "where")}
@@ -345,6 +348,12 @@ def _labelled(each: InDistribution, asked: bool | str, sets: Mapping[str, ImageS
     if asked and bare is not None:
         raise ConfigError(f"{where}, [[id]] {each.set}: labels = true, but the set {bare!r} has no 'label': a column, 'folder' or '=text'")
     return {}
+
+
+def _nameable(name: str, where: str) -> None:
+    """Refuse names that cannot be part of the name of a file, or mean something else."""
+    if name in ("", ".", "..") or any(mark in name for mark in "~/\\\0"):
+        raise ConfigError(f"{where}: a set is named {name!r}; a name is not empty, and has no '~' (which marks corruptions), '/' or '\\'")
 
 
 def _distinct(names: Sequence[str], where: str) -> None:
