@@ -40,7 +40,7 @@ def codes(labels: Sequence[str]) -> tuple[Int[np.ndarray, " n"], tuple[str, ...]
     lacking = sum(not label for label in labels)
     if lacking:
         raise ConfigError(f"{lacking} of {len(labels)} images have no label, so that no classifier can be trained on the set")
-    classes = sorted(set(labels))
+    classes = sorted(set(labels), key=int) if all(label.isdecimal() for label in labels) else sorted(set(labels))
     if len(classes) < 2:
         raise ConfigError(f"all {len(labels)} images have the label {classes[0]!r}: a classifier needs two classes or more")
     return np.array([classes.index(label) for label in labels], dtype=np.int64), tuple(classes)

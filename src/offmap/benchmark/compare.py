@@ -93,7 +93,7 @@ def compare(
     bench = Bench(setup)
     bench.run()
     results = evaluate(bench)
-    found = Comparison(bench, results, summarise(results, dict(kinds(bench))), _apart(setup))
+    found = Comparison(bench, results, summarise(results, dict(kinds(bench))), _apart(bench))
     write(found.bench, found.results, found.summary, found.apart)
     return found
 
@@ -126,10 +126,11 @@ def _seeds(suite: Suite, count: int | None) -> tuple[int, ...]:
     return (*suite.seeds, *more)[:count]
 
 
-def _apart(setup: Setup) -> list[ToldApart]:
+def _apart(bench: Bench) -> list[ToldApart]:
     """How well files alone separate every pair that is compared."""
+    setup = bench.setup
     found = {}
-    names = [name for own in setup.own for name in (own, *setup.others(own)) if setup.suite.corruption(name) is None]
+    names = [name for own in bench.own for name in (own, *setup.others(own)) if setup.suite.corruption(name) is None]
     for name in dict.fromkeys(names):
         found[name] = file_statistics(setup.suite.items(name), name)
-    return [told_apart(found[own], found[other]) for own in setup.own for other in setup.others(own) if other in found]
+    return [told_apart(found[own], found[other]) for own in bench.own for other in setup.others(own) if other in found]

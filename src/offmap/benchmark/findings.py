@@ -97,12 +97,12 @@ def _page(bench: Bench, results: Results, summary: Sequence[Line], apart: Sequen
     pairs: dict[str, dict[str, float]] = {}
     for (method, (own, other)), values in results.values.items():
         pairs.setdefault(f"{own} / {other}", {})[method] = sum(values) / len(values)
-    kinds = {f"{own} / {other}": kind for own in setup.own for other, kind in setup.others(own).items()}
+    kinds = {f"{own} / {other}": kind for own in bench.own for other, kind in setup.others(own).items()}
     told = {f"{each.own} / {each.other}": each for each in apart}
     seeds = f"{len(setup.seeds)} division{'s' if len(setup.seeds) > 1 else ''}"
     return Comparison(
         title=f"Benchmark {setup.suite.name}",
-        subtitle=f"{len(summary)} methods, {count:,} images, {len(setup.own)} in-distribution sets, {seeds}; encoder {setup.encoder.name}.",
+        subtitle=f"{len(summary)} methods, {count:,} images, {len(bench.own)} in-distribution sets, {seeds}; encoder {setup.encoder.name}.",
         summary=summary,
         default=default,
         pairs={name: pairs[name] for name in kinds if name in pairs},

@@ -35,11 +35,11 @@ def draw(bench: Bench, methods: Sequence[str], folder: Path) -> list[Plot]:
     folder.mkdir(parents=True, exist_ok=True)
     shown = [*methods[:METHODS], *([BASELINE] if BASELINE in methods[METHODS:] else [])]
     out = []
-    for own in bench.setup.own:
+    for own in bench.own:
         others = sorted(bench.setup.others(own).items(), key=lambda pair: ORDER.index(pair[1]))
         ran = [name for name in shown if bench.trials[own, bench.setup.seeds[0], name].status == "ok"]
-        if ran and others:
-            names = [name for name, _ in others if name in bench.trials[own, bench.setup.seeds[0], ran[0]].scores]
+        names = [name for name, _ in others if ran and name in bench.trials[own, bench.setup.seeds[0], ran[0]].scores]
+        if names:
             out.append(_roc(bench, own, names[:PANELS], ran, folder / f"roc_{own}.svg"))
             out.append(_scores(bench, own, names, ran[0], folder / f"scores_{own}.svg"))
     return out

@@ -68,8 +68,8 @@ def evaluate(bench: Bench, *, repeats: int = REPEATS) -> Results:
     """
     out, copies = Results(), copies_of(bench)
     setup = bench.setup
-    total = len(setup.own) * len(setup.seeds)
-    for n, (own, seed) in enumerate((own, seed) for own in setup.own for seed in setup.seeds):
+    total = len(bench.own) * len(setup.seeds)
+    for n, (own, seed) in enumerate((own, seed) for own in bench.own for seed in setup.seeds):
         setup.tell("evaluate", n, total)
         trials = {m.name: bench.trials[own, seed, m.name] for m in setup.methods}
         out.rows += [_not_run(bench, own, seed, name, trial) for name, trial in trials.items() if trial.status != "ok"]
@@ -89,9 +89,9 @@ def evaluate(bench: Bench, *, repeats: int = REPEATS) -> Results:
             for name, row in _compare(found, draws, out, (own, other)).items():
                 out.rows.append(_described(bench, row, name, good[name], own, seed) | {"other_set": other, "kind": kind})
     for own in setup.suite.own:
-        reason = setup.suite.absent(own)
+        reason = setup.suite.absent(own) or bench.undivided.get(own, "")
         out.rows += [{**_base(bench, "", own), "status": "not_run", "reason": reason}] if reason else []
-    for own in setup.own:
+    for own in bench.own:
         for other, kind in setup.suite.others(own).items():
             reason = setup.suite.absent(other)
             if reason:
@@ -195,6 +195,6 @@ def _not_run(bench: Bench, own: str, seed: int, name: str, trial: Trial) -> Row:
 
 def kinds(bench: Bench) -> Iterator[tuple[Pair, str]]:
     """Every pair that is compared, with its kind."""
-    for own in bench.setup.own:
+    for own in bench.own:
         for other, kind in bench.setup.others(own).items():
             yield (own, other), kind

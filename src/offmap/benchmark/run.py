@@ -19,7 +19,7 @@ from offmap.benchmark.setup import Setup
 from offmap.benchmark.suite import Division
 from offmap.benchmark.trial import Running, Trial, failure, fit
 from offmap.core import duplicates
-from offmap.core.errors import ConfigError
+from offmap.core.errors import ConfigError, DataError
 from offmap.core.types import Image, Signals
 
 PENULTIMATE = "features.penultimate"
@@ -32,7 +32,7 @@ class Own:
     """An in-distribution set in the form that is fitted on.
 
     Args:
-        labels: class of each item; empty where no classifier is trained.
+        labels: class of each item; empty where the suite asks for none, or where there are not two classes.
         large: maps and images, while they are needed.
     """
 
@@ -53,6 +53,7 @@ class Bench:
         heads: classifier of each in-distribution set and seed, where labels are there.
         trials: all that came of it.
         notes: sentences on sets and images that could not be used.
+        undivided: in-distribution sets that are too small to be divided, and why.
     """
 
     setup: Setup
@@ -62,24 +63,33 @@ class Bench:
     heads: dict[tuple[str, int], Head] = field(default_factory=dict)
     trials: dict[Key, Trial] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    undivided: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """In-distribution sets that are there and could be divided."""
+        return tuple(name for name in self.setup.own if name not in self.undivided)
 
     def run(self) -> None:
         """Everything, in the order in which each image is read once.
 
         Raises:
             ConfigError: no in-distribution set is there.
+            DataError: none of them has enough images.
         """
         setup = self.setup
         if not setup.own:
             raise ConfigError(f"suite {setup.suite.name}: no in-distribution set is there ({setup.suite.absent(setup.suite.own[0])})")
         with ExitStack() as stack:
-            owns = [self._own(name, stack) for name in setup.own]
+            owns = [own for name in setup.own if (own := self._own(name, stack)) is not None]
+            if not owns:
+                raise DataError("; ".join(f"{name}: {reason}" for name, reason in self.undivided.items()))
             self._read_sets(self._fit_large(owns))
         for own in owns:
             self._vector_trials(own)
 
-    def _own(self, name: str, stack: ExitStack) -> Own:
-        """Read an in-distribution set in the form that is fitted on, and divide it."""
+    def _own(self, name: str, stack: ExitStack) -> Own | None:
+        """Read an in-distribution set in the form that is fitted on, and divide it; None where it has too few images."""
         setup, suite = self.setup, self.setup.suite
         vectors, large = needs_of(setup.methods, setup.fit_encoder.provides, fit=True)
         items, reading = suite.items(name), setup.reading(vectors | self._head_needs(), fit=True)
@@ -92,10 +102,23 @@ class Bench:
         self.formed[name] = formed
         groups = duplicates.find(formed.prints, list(formed.digests)) if formed.prints is not None else []
         copies = [[int(formed.at[row]) for row in group] for group in groups]
-        for seed in setup.seeds:
-            self.divisions[name, seed] = suite.split(name, seed, copies)
-        labels = tuple(item.label for item in items) if name in setup.heads else ()
-        return Own(name, formed, labels, kept)
+        try:
+            self.divisions |= {(name, seed): suite.split(name, seed, copies) for seed in setup.seeds}
+        except DataError as error:
+            self.undivided[name] = str(error)
+            return None
+        return Own(name, formed, self._labels(name), kept)
+
+    def _labels(self, name: str) -> tuple[str, ...]:
+        """Classes of the items of an in-distribution set, where the suite asks for them and they can be told apart."""
+        suite = self.setup.suite
+        labels = tuple(item.label for item in suite.items(name)) if suite.in_distribution(name).labels else ()
+        try:
+            codes(labels or ("a", "b"))
+        except ConfigError as error:
+            self.notes.append(f"no classes of {name} are used: {error}")
+            return ()
+        return labels
 
     def _head_needs(self) -> frozenset[str]:
         return frozenset({PENULTIMATE}) if self.setup.heads else frozenset()
@@ -128,7 +151,7 @@ class Bench:
         setup = self.setup
         vectors, large = needs_of(setup.methods, setup.encoder.provides, fit=False)
         reading = setup.reading(vectors | self._head_needs())
-        everything = dict.fromkeys([*setup.own, *(name for own in setup.own for name in setup.others(own))])
+        everything = dict.fromkeys([*self.own, *(name for own in self.own for name in setup.others(own))])
         order: dict[str, list[int]] = {}
         for name in everything:
             listeners = {key: run for key, run in running.items() if name == key[0] or name in setup.others(key[0])}
@@ -157,7 +180,7 @@ class Bench:
     def _vector_trials(self, own: Own) -> None:
         setup = self.setup
         for seed in setup.seeds:
-            if own.labels:
+            if own.labels and own.name in setup.heads:
                 self._train(own, seed)
             for method in setup.methods:
                 known = setup.known(own.name, seed, method)
@@ -274,7 +297,7 @@ class _Labelled:
 
 
 def _unlabelled(name: str) -> str:
-    return f"no classifier was trained on {name}: it has no labels, or one class only"
+    return f"no classifier was trained on {name}: it has no labels, not all of them, or one class only"
 
 
 def _refused(name: str, encoded: Encoded) -> list[str]:

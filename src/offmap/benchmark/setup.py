@@ -142,7 +142,8 @@ class Setup:
                 self.form_seed,
                 self.suite.shares,
                 own,
-                own in self.heads,
+                own in self.heads or self.suite.in_distribution(own).labels,
+                *([self.seeds] if self.suite.corruptions else []),
                 {name: stamps[name] for name in (own, *self.others(own))},
             ]
             found[own] = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,115 @@
+"""Suites with something wrong in them: what is wrong is a row with a reason, and the rest still runs."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from offmap.benchmark.compare import Comparison, compare
+from offmap.benchmark.suite import read_suite
+from offmap.core.errors import ConfigError, DataError
+
+OWN = '[[set]]\nname = "own"\npaths = ["own"]\n'
+OTHER = '[[set]]\nname = "other"\npaths = ["other"]\n'
+ASKED = '[[id]]\nset = "own"\nnear = ["other"]\n'
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for name, count, level in (("own", 20, 60), ("other", 8, 150), ("single", 1, 30)):
+        (tmp_path / name).mkdir()
+        for i in range(count):
+            picture(rng, level).save(tmp_path / name / f"{i:02d}.png")
+    return tmp_path
+
+
+def picture(rng: np.random.Generator, level: float) -> Image.Image:
+    """Grey noise of 32 pixels about a level."""
+    return Image.fromarray(np.clip(rng.normal(level, 40, (32, 32)), 0, 255).astype(np.uint8))
+
+
+def run(place: Path, tables: str, *, methods: str = "mahalanobis", seeds: str = "[1]", more: str = "", count: int | None = None) -> Comparison:
+    head = f'name = "odd"\nmax_id = 0\nmax_other = 0\nseeds = {seeds}\n{more}\n'
+    (place / "suite.toml").write_text(head + tables, encoding="utf-8")
+    return compare(place / "suite.toml", out=place / "out", methods=methods.split(","), jobs=0, seeds=count)
+
+
+def reasons(found: Comparison) -> dict[str, str]:
+    return {row["method"]: row["reason"] for row in found.results.rows if row["status"] != "ok"}
+
+
+def test_a_method_of_the_deepest_layer_runs_alone(place: Path) -> None:
+    found = run(place, OWN + OTHER + ASKED)
+    assert {line["method"] for line in found.summary} == {"mahalanobis", "intensity"}
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, 2), (2, 1)])
+def test_another_number_of_seeds_scores_the_corrupted_images_of_its_own_divisions(place: Path, first: int, second: int) -> None:
+    tables, more = OWN + OTHER + ASKED, 'corruptions = ["noise"]\nseverities = [1]'
+    run(place, tables, more=more, count=first)
+    again = run(place, tables, more=more, count=second)
+    for path in (place / "out" / "trials").rglob("*.safetensors"):
+        path.unlink()
+    fresh = run(place, tables, more=more, count=second)
+    assert [row.get("auroc") for row in again.results.rows] == [row.get("auroc") for row in fresh.results.rows]
+
+
+@pytest.mark.parametrize(("column", "words"), [('label = "=usual"', "all 20 images have the label"), ("", "1 of 20 images have no label")])
+def test_without_two_classes_methods_that_need_none_still_run(place: Path, column: str, words: str) -> None:
+    lines = ["path,finding", *(f"own/{i:02d}.png,{'ab'[i % 2] if i else ''}" for i in range(20))]
+    (place / "own.csv").write_text("\n".join(lines), encoding="utf-8")
+    own = f'[[set]]\nname = "own"\npaths = ["own.csv"]\n{column or "label = " + chr(34) + "finding" + chr(34)}\n'
+    found = run(place, own + OTHER + ASKED + "labels = true\n", methods="mahalanobis,msp,odin")
+    assert {line["method"] for line in found.summary} == {"mahalanobis", "intensity"}
+    assert "no classifier was trained" in reasons(found)["msp"]
+    assert "no classifier was trained" in reasons(found)["odin"]
+    assert [note for note in found.bench.notes if words in note]
+
+
+def test_an_in_distribution_set_that_is_too_small_is_a_row_and_the_others_run(place: Path) -> None:
+    single = '[[set]]\nname = "single"\npaths = ["single"]\n[[id]]\nset = "single"\nnear = ["other"]\n'
+    found = run(place, OWN + OTHER + single + ASKED + 'ignore = ["single"]\n')
+    (row,) = [row for row in found.results.rows if row["id_set"] == "single"]
+    assert row["status"] == "not_run"
+    assert "1 images cannot be divided" in row["reason"]
+    assert {row["id_set"] for row in found.results.rows if row["status"] == "ok"} == {"own"}
+
+
+def test_no_in_distribution_set_that_can_be_divided_is_refused(place: Path) -> None:
+    with pytest.raises(DataError, match="cannot be divided"):
+        run(place, '[[set]]\nname = "single"\npaths = ["single"]\n[[id]]\nset = "single"\nnear = ["other"]\n' + OTHER)
+
+
+def test_plots_are_drawn_where_one_set_has_nothing_to_compare(place: Path) -> None:
+    (place / "junk").mkdir()
+    (place / "junk" / "0.png").write_bytes(b"no picture")
+    own = '[[set]]\nname = "own2"\npaths = ["own"]\n[[id]]\nset = "own2"\nnear = ["junk"]\nfar = []\n'
+    junk = '[[set]]\nname = "junk"\npaths = ["junk"]\n'
+    found = run(place, OWN + OTHER + junk + own + ASKED + 'ignore = ["own2"]\n')
+    assert {row["id_set"] for row in found.results.rows if row["status"] == "ok"} == {"own"}
+
+
+def test_a_file_of_several_images_and_a_file_listed_twice_are_named(place: Path) -> None:
+    rng = np.random.default_rng(1)
+    pages = [picture(rng, 100) for _ in range(3)]
+    pages[0].save(place / "other" / "pages.tif", save_all=True, append_images=pages[1:])
+    lines = ["path", *(f"own/{i:02d}.png" for i in range(20)), "own/00.png"]
+    (place / "own.csv").write_text("\n".join(lines), encoding="utf-8")
+    notes = run(place, OWN.replace('["own"]', '["own.csv"]') + OTHER + ASKED).bench.notes
+    assert [note for note in notes if "other" in note and "several images" in note and "pages.tif" in note]
+    assert [note for note in notes if "own" in note and "listed twice" in note and "own/00.png" in note]
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "a\\\\b"])
+def test_a_name_that_is_no_file_name_is_refused(place: Path, name: str) -> None:
+    tables = f'name = "odd"\nmax_id = 0\nmax_other = 0\n[[set]]\nname = "{name}"\npaths = ["own"]\n[[id]]\nset = "{name}"\n'
+    (place / "suite.toml").write_text(tables, encoding="utf-8")
+    with pytest.raises(ConfigError, match="a set is named"):
+        read_suite(place / "suite.toml")
+
+
+def test_a_seed_that_is_there_twice_is_refused(place: Path) -> None:
+    with pytest.raises(ConfigError, match="seeds"):
+        run(place, OWN + OTHER + ASKED, seeds="[1, 1]")
