@@ -53,14 +53,17 @@ def summarise(results: Results, kinds: Mapping[Pair, str]) -> list[Line]:
 
 
 def _means(results: Results, name: str, pairs: Sequence[Pair]) -> _Means | None:
-    """Means over the pairs that the method was run on; None where it misses one that others have."""
-    there = [pair for pair in pairs if any(key[1] == pair for key in results.values)]
-    if not there or any((name, pair) not in results.values for pair in there):
+    """Means over the pairs that the method was run on; None where it misses a pair, or a seed of one, that others have."""
+    most = {pair: max((len(found) for key, found in results.values.items() if key[1] == pair), default=0) for pair in pairs}
+    there = [pair for pair in pairs if most[pair]]
+    if not there or any(len(results.values.get((name, pair), ())) < most[pair] for pair in there):
         return None
-    by_seed = np.mean([results.values[name, pair] for pair in there], axis=0)
+    value = float(np.mean([np.mean(results.values[name, pair]) for pair in there]))
+    even = len({most[pair] for pair in there}) == 1
+    by_seed = np.mean([results.values[name, pair] for pair in there], axis=0) if even else np.array([])
     samples = np.mean([results.samples[name, pair] for pair in there], axis=0)
     worst = min((float(np.mean(results.values[name, pair])), pair) for pair in there)
-    return _Means(float(by_seed.mean()), float(by_seed.std(ddof=1)) if len(by_seed) > 1 else 0.0, samples, worst)
+    return _Means(value, float(by_seed.std(ddof=1)) if len(by_seed) > 1 else 0.0, samples, worst)
 
 
 def _described(kind: str, found: _Means, best: _Means) -> Line:
