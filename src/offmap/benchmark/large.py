@@ -23,16 +23,20 @@ MOST_BYTES = 32 * 1024**3
 class LargeSignals:
     """Maps and images of one in-distribution set in temporary files, which vanish when it is closed.
 
+    Where they outgrow the bound, the signal that takes most is given up, so that the others stay.
+
     Args:
         needs: names or patterns of the signals to keep.
+        most: bytes that the files may take together.
     """
 
-    def __init__(self, needs: frozenset[str]) -> None:
-        self._needs = needs
+    def __init__(self, needs: frozenset[str], most: int = MOST_BYTES) -> None:
+        self._needs, self._most = needs, most
         self._folder = tempfile.TemporaryDirectory(prefix="offmap-benchmark-")
         self._files: dict[str, tuple[Path, tuple[int, ...]]] = {}
         self._at: list[int] = []
-        self._written = 0
+        self._written: dict[str, int] = {}
+        self._given_up: dict[str, str] = {}
 
     def __enter__(self) -> "LargeSignals":
         return self
@@ -41,33 +45,42 @@ class LargeSignals:
         self._folder.cleanup()
 
     def add(self, at: Int[np.ndarray, " n"], images: Sequence[Image], signals: Mapping[str, Tensor]) -> None:
-        """Keep one batch.
-
-        Raises:
-            ConfigError: the files outgrow ``MOST_BYTES``.
-        """
+        """Keep one batch."""
         self._at += at.tolist()
         for name, value in signals.items():
-            if name in STATIC or name == "feature_map.last" or not any(fnmatchcase(name, need) for need in self._needs):
+            if name in STATIC or name in self._given_up or not _asked(name, self._needs):
                 continue
             data = np.ascontiguousarray(value.numpy(), dtype=np.float32)
-            self._written += data.nbytes
-            if self._written > MOST_BYTES:
-                raise ConfigError(
-                    f"maps of {len(self._at)} images exceed {MOST_BYTES / 1e9:.0f} GB on disk: "
-                    "leave out methods that read maps with --methods, or lower max_id in the suite"
-                )
-            path = self._files.setdefault(name, (Path(self._folder.name) / f"{len(self._files)}.f32", data.shape[1:]))[0]
+            number = len(self._files) + len(self._given_up)
+            path = self._files.setdefault(name, (Path(self._folder.name) / f"{number}.f32", data.shape[1:]))[0]
             with path.open("ab") as file:
                 data.tofile(file)
+            self._written[name] = self._written.get(name, 0) + data.nbytes
+        while sum(self._written.values()) > self._most:
+            self._give_up(max(self._written, key=lambda name: self._written[name]))
+
+    def _give_up(self, name: str) -> None:
+        self._files.pop(name)[0].unlink()
+        size = f"{name} of {len(self._at)} images and more takes {self._written.pop(name) / 1e9:.1f} GB on disk, too much of the"
+        self._given_up[name] = f"{size} {self._most / 1e9:.1f} GB for maps: lower max_id in the suite"
 
     def batches(self, items: Int[np.ndarray, " n"], needs: frozenset[str], device: torch.device) -> Iterable[Signals]:
-        """Batches of some items, by position, with the named signals; those that were refused are left out."""
+        """Batches of some items, by position, with the named signals; those that were refused are left out.
+
+        Raises:
+            ConfigError: a signal was given up.
+        """
+        for name, reason in self._given_up.items():
+            if _asked(name, needs):
+                raise ConfigError(reason)
         place = {item: row for row, item in enumerate(self._at)}
         rows = np.array([place[i] for i in items.tolist() if i in place], dtype=np.int64)
-        chosen = {name: where for name, where in self._files.items() if any(fnmatchcase(name, need) for need in needs)}
-        last = [name for name in self._files if name.startswith("feature_map.")][-1:] if "feature_map.last" in needs else []
-        return _Stored({**chosen, **({"feature_map.last": self._files[last[0]]} if last else {})}, rows, device)
+        return _Stored({name: where for name, where in self._files.items() if _asked(name, needs)}, rows, device)
+
+
+def _asked(name: str, needs: frozenset[str]) -> bool:
+    """Whether a signal is asked for; an alias by its own name only, as ``core.detector.select`` has it."""
+    return name in needs or (not name.endswith(".last") and any(fnmatchcase(name, need) for need in needs))
 
 
 @dataclass(frozen=True)
