@@ -30,7 +30,9 @@ def picture(rng: np.random.Generator, level: float) -> Image.Image:
     return Image.fromarray(np.clip(rng.normal(level, 40, (32, 32)), 0, 255).astype(np.uint8))
 
 
-def run(place: Path, tables: str, *, methods: str = "mahalanobis", seeds: str = "[1]", more: str = "", count: int | None = None) -> Comparison:
+def run(
+    place: Path, tables: str, *, methods: str = "mahalanobis", seeds: str = "[1]", more: str = "", count: int | None = None
+) -> Comparison:
     head = f'name = "odd"\nmax_id = 0\nmax_other = 0\nseeds = {seeds}\n{more}\n'
     (place / "suite.toml").write_text(head + tables, encoding="utf-8")
     return compare(place / "suite.toml", out=place / "out", methods=methods.split(","), jobs=0, seeds=count)

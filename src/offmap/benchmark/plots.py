@@ -58,9 +58,11 @@ def _test(bench: Bench, own: str, seed: int, scores: Float[np.ndarray, " n"]) ->
     return found
 
 
-def _scored(scores: Float[np.ndarray, " n"]) -> Float[np.ndarray, " k"]:
-    """Without images that this division did not ask for."""
-    found: np.ndarray = scores[np.isfinite(scores)]
+def _scored(bench: Bench, own: str, seed: int, other: str, scores: Float[np.ndarray, " n"]) -> Float[np.ndarray, " k"]:
+    """Scores of another set; of corrupted images those of this division's test part."""
+    found: np.ndarray = scores
+    if bench.setup.suite.corruption(other) is not None:
+        found = scores[np.isin(bench.sets[other].at, bench.divisions[own, seed].test)]
     return found
 
 
@@ -72,7 +74,7 @@ def _roc(bench: Bench, own: str, others: Sequence[str], methods: Sequence[str], 
     for panel, other in zip(panels, others, strict=False):
         for i, method in enumerate(methods):
             scores = bench.trials[own, seed, method].scores
-            flagged, caught = curve(_test(bench, own, seed, scores[own]), _scored(scores[other]))
+            flagged, caught = curve(_test(bench, own, seed, scores[own]), _scored(bench, own, seed, other, scores[other]))
             panel.plot(flagged, caught, lw=1.6, color=f"C{i}", ls="--" if method == BASELINE else "-", label=method)
         panel.plot([0, 1], [0, 1], color="0.7", lw=0.8)
         panel.set(title=other, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="in-distribution flagged", ylabel="OOD caught")
@@ -89,7 +91,7 @@ def _scores(bench: Bench, own: str, others: Sequence[str], method: str, path: Pa
     scores = bench.trials[own, seed, method].scores
     usual = _test(bench, own, seed, scores[own])
     middle, spread = float(np.median(usual)), max(float(np.quantile(usual, 0.75) - np.quantile(usual, 0.25)), 1e-12)
-    names, values = [f"{own} (test)", *others], [usual, *(_scored(scores[other]) for other in others)]
+    names, values = [f"{own} (test)", *others], [usual, *(_scored(bench, own, seed, other, scores[other]) for other in others)]
     figure, (panel,) = _figure(1, 1, (8.0, 0.34 * len(names) + 1.1))
     boxes = panel.boxplot(
         [(v - middle) / spread for v in values], orientation="horizontal", showfliers=False, widths=0.6, patch_artist=True

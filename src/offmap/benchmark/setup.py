@@ -144,6 +144,7 @@ class Setup:
                 own,
                 own in self.heads or self.suite.in_distribution(own).labels,
                 *([self.seeds] if self.suite.corruptions else []),
+                *([self.recipe.encoder.proxies] if self.recipe.encoder.proxies else []),
                 {name: stamps[name] for name in (own, *self.others(own))},
             ]
             found[own] = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
