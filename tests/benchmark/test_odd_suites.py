@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from offmap.benchmark.compare import Comparison, compare
 from offmap.benchmark.suite import read_suite
@@ -115,3 +117,23 @@ def test_a_name_that_is_no_file_name_is_refused(place: Path, name: str) -> None:
 def test_a_seed_that_is_there_twice_is_refused(place: Path) -> None:
     with pytest.raises(ConfigError, match="seeds"):
         run(place, OWN + OTHER + ASKED, seeds="[1, 1]")
+
+
+def test_patients_that_files_name_stay_in_one_part_and_are_drawn_together(place: Path) -> None:
+    for i in range(24):
+        data = Dataset()
+        data.file_meta = FileMetaDataset()
+        data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        data.SOPClassUID, data.SOPInstanceUID, data.PatientID = MRImageStorage, generate_uid(), f"P{i // 4}"
+        data.Rows = data.Columns = 32
+        data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 16, 15, 0
+        data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+        data.PixelData = np.random.default_rng(i).integers(0, 900, (32, 32)).astype("<u2").tobytes()
+        (place / "mr").mkdir(exist_ok=True)
+        data.save_as(place / "mr" / f"{i:02d}.dcm", enforce_file_format=True)
+    for _ in range(2):  # from the files, then from what the first run kept
+        bench = run(place, OWN.replace('["own"]', '["mr"]') + OTHER + ASKED).bench
+        division = bench.divisions["own", 1]
+        parts = [{row // 4 for row in rows.tolist()} for rows in (division.fit, division.held_out, division.test)]
+        assert sum(map(len, parts)) == 6
+        assert len({item.patient for item in bench.items("own")}) == 6

@@ -132,5 +132,5 @@ def _apart(bench: Bench) -> list[ToldApart]:
     found = {}
     names = [name for own in bench.own for name in (own, *setup.others(own)) if setup.suite.corruption(name) is None]
     for name in dict.fromkeys(names):
-        found[name] = file_statistics(setup.suite.items(name), name)
+        found[name] = file_statistics(bench.items(name), name)
     return [told_apart(found[own], found[other]) for own in bench.own for other in setup.others(own) if other in found]

@@ -35,6 +35,7 @@ class Encoded:
         digests: SHA-256 of each image.
         prints: fingerprints that find copies, ``(N, 1024)``.
         refused: name and reason of each item that could not be assessed.
+        patients: equal for images of one patient (a digest), as their files or tables name them; empty where unknown.
     """
 
     at: Int[np.ndarray, " n"]
@@ -42,6 +43,12 @@ class Encoded:
     digests: tuple[str, ...] = ()
     prints: Float32[np.ndarray, "n p"] | None = field(default=None, repr=False)
     refused: tuple[tuple[str, str], ...] = ()
+    patients: tuple[str, ...] = ()
+
+    def of(self, items: Sequence[Item]) -> list[Item]:
+        """The items, with the patients that are known since they were read, where the suite names none."""
+        found = dict(zip(self.at.tolist(), self.patients, strict=True))
+        return [item if item.patient else replace(item, patient=found.get(i, "")) for i, item in enumerate(items)]
 
     def rows(self, items: Int[np.ndarray, " k"]) -> Int[np.ndarray, " j"]:
         """Rows of some items by their position; those that were refused are left out."""
@@ -138,7 +145,7 @@ class Reading:
 
     def _path(self, name: str, items: Sequence[Item], form_seed: int | None) -> Path:
         what = [
-            1,
+            2,
             self.encoder.sha256,
             self.encoder.config(),
             sorted(self._asked),
@@ -174,6 +181,7 @@ class _Collected:
     vectors: dict[str, list[Tensor]] = field(default_factory=dict)
     static: dict[str, Tensor] = field(default_factory=dict)
     digests: list[str] = field(default_factory=list)
+    patients: list[str] = field(default_factory=list)
     prints: list[np.ndarray] = field(default_factory=list)
     refused: list[tuple[str, str]] = field(default_factory=list)
 
@@ -196,6 +204,7 @@ class _Collected:
             seen(at, [image for _, image in chosen], signals)
         self.at += at.tolist()
         self.digests += [image.digest for _, image in chosen]
+        self.patients += [image.group for _, image in chosen]
         self.prints += [batch.prints[i] for i, _ in chosen if i in batch.prints]
         for name, value in signals.items():
             if name in STATIC:
@@ -209,8 +218,9 @@ class _Collected:
         index = torch.from_numpy(order)
         vectors = {name: torch.cat(parts)[index].contiguous() for name, parts in self.vectors.items()}
         prints = np.stack(self.prints)[order] if self.prints and len(self.prints) == len(order) else None
-        digests = tuple(self.digests[i] for i in order)
-        return Encoded(np.array(self.at, dtype=np.int64)[order], {**vectors, **self.static}, digests, prints, tuple(self.refused))
+        digests, patients = (tuple(values[i] for i in order) for values in (self.digests, self.patients))
+        at = np.array(self.at, dtype=np.int64)[order]
+        return Encoded(at, {**vectors, **self.static}, digests, prints, tuple(self.refused), patients)
 
 
 def is_vector(name: str) -> bool:
@@ -234,7 +244,7 @@ def _save(path: Path, encoded: Encoded) -> None:
     tensors = {f"v.{name}": value.contiguous() for name, value in encoded.vectors.items()} | {"at": torch.from_numpy(encoded.at)}
     if encoded.prints is not None:
         tensors["prints"] = torch.from_numpy(np.ascontiguousarray(encoded.prints))
-    note: dict[str, Any] = {"digests": encoded.digests, "refused": encoded.refused}
+    note: dict[str, Any] = {"digests": encoded.digests, "refused": encoded.refused, "patients": encoded.patients}
     part = path.with_suffix(".part")
     save_file(tensors, part, {"note": json.dumps(note)})
     part.replace(path)
@@ -249,4 +259,5 @@ def _load(path: Path) -> Encoded:
     prints = tensors.pop("prints").numpy() if "prints" in tensors else None
     at = tensors.pop("at").numpy()
     vectors = {name.removeprefix("v."): value for name, value in tensors.items()}
-    return Encoded(at, vectors, tuple(note["digests"]), prints, tuple((a, b) for a, b in note["refused"]))
+    refused = tuple((a, b) for a, b in note["refused"])
+    return Encoded(at, vectors, tuple(note["digests"]), prints, refused, tuple(note["patients"]))

@@ -146,7 +146,7 @@ def _draws(
 
 
 def _drawn(bench: Bench, name: str, repeats: int) -> Float[np.ndarray, "b n"]:
-    items, at = bench.setup.suite.items(name), bench.sets[name].at
+    items, at = bench.items(name), bench.sets[name].at
     return bootstrap.draws(name, len(at), repeats=repeats, patients=[items[i].patient for i in at])
 
 

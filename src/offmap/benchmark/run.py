@@ -16,7 +16,7 @@ from offmap.benchmark.passes import pass_trials
 from offmap.benchmark.plan import HEAD, Method, names_for, needs_of
 from offmap.benchmark.rows import Rows, with_alias
 from offmap.benchmark.setup import Setup
-from offmap.benchmark.suite import Division
+from offmap.benchmark.suite import Division, Item
 from offmap.benchmark.trial import Running, Trial, failure, fit
 from offmap.core import duplicates
 from offmap.core.errors import ConfigError, DataError
@@ -70,6 +70,10 @@ class Bench:
         """In-distribution sets that are there and could be divided."""
         return tuple(name for name in self.setup.own if name not in self.undivided)
 
+    def items(self, name: str) -> list[Item]:
+        """Images of a set that was read, with the patients that their files name."""
+        return self.sets[name].of(self.setup.suite.items(name))
+
     def run(self) -> None:
         """Everything, in the order in which each image is read once.
 
@@ -103,7 +107,7 @@ class Bench:
         groups = duplicates.find(formed.prints, list(formed.digests)) if formed.prints is not None else []
         copies = [[int(formed.at[row]) for row in group] for group in groups]
         try:
-            self.divisions |= {(name, seed): suite.split(name, seed, copies) for seed in setup.seeds}
+            self.divisions |= {(name, seed): suite.split(name, seed, copies, formed.of(items)) for seed in setup.seeds}
         except DataError as error:
             self.undivided[name] = str(error)
             return None

@@ -227,17 +227,24 @@ class Suite:
         """
         return Division(*divided(items, self.shares, seed, copies))
 
-    def split(self, own: str, seed: int, copies: Copies = ()) -> Division:
+    def split(self, own: str, seed: int, copies: Copies = (), items: Sequence[Item] = ()) -> Division:
         """The division of an in-distribution set: the fixed one of its suite, or a random one; rows of ``items(own)``.
 
         Without a held-out set a fixed division takes its share from the fit part.
+
+        Args:
+            own: the in-distribution set.
+            seed: which division.
+            copies: as ``divide``.
+            items: ``items(own)``, where more is known of their patients.
 
         Raises:
             DataError: as ``divide``.
         """
         asked = self.in_distribution(own)
+        known = items or self.items(own)
         if not asked.fit:
-            return self.divide(self.items(own), seed, copies)
+            return self.divide(known, seed, copies)
         sizes = [len(self.items(part)) for part in asked.parts]
         ends = np.cumsum(sizes)
         rows = [np.arange(end - size, end) for size, end in zip(sizes, ends, strict=True)]
@@ -245,7 +252,7 @@ class Suite:
             return Division(*rows)
         both = self.shares[0] + self.shares[1]
         within = [[row for row in group if row < sizes[0]] for group in copies]
-        fit, held_out = divided(self.items(asked.fit), (self.shares[0] / both, self.shares[1] / both), seed, within)
+        fit, held_out = divided(known[: sizes[0]], (self.shares[0] / both, self.shares[1] / both), seed, within)
         return Division(fit, held_out, rows[-1])
 
 
