@@ -226,6 +226,8 @@ class Bench:
         reads_head = bool(HEAD & (method.detector.needs | method.detector.fit_needs))
         if setup.base is not None and reads_head and head is None:
             return Trial("not_run", _unlabelled(own.name), key=key)
+        if "label" in method.detector.fit_needs and not own.labels:
+            return Trial("not_run", f"needs the classes of {own.name}: two or more, with labels = true in the suite", key=key)
         try:
             run = fit(method.detector, *self._fit_parts(own, seed, method, head), seed=seed)
             for name in (own.name, *setup.others(own.name)):
