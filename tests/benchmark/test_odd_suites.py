@@ -1,16 +1,21 @@
 """Suites with something wrong in them: what is wrong is a row with a reason, and the rest still runs."""
 
+import importlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
+from offmap.benchmark.classifier import codes
 from offmap.benchmark.compare import Comparison, compare
 from offmap.benchmark.suite import read_suite
+from offmap.benchmark.trial import source
 from offmap.core.errors import ConfigError, DataError
+from offmap.score.knn import KNN
 
 OWN = '[[set]]\nname = "own"\npaths = ["own"]\n'
 OTHER = '[[set]]\nname = "other"\npaths = ["other"]\n'
@@ -137,3 +142,37 @@ def test_patients_that_files_name_stay_in_one_part_and_are_drawn_together(place:
         parts = [{row // 4 for row in rows.tolist()} for rows in (division.fit, division.held_out, division.test)]
         assert sum(map(len, parts)) == 6
         assert len({item.patient for item in bench.items("own")}) == 6
+
+
+def test_a_method_that_needs_classes_says_where_they_come_from(place: Path) -> None:
+    found = run(place, OWN + OTHER + ASKED, methods="mahavar")
+    assert "labels = true" in reasons(found)["mahavar"]
+
+
+def test_classes_reach_methods_beside_a_classifier_that_was_given(place: Path) -> None:
+    lines = ["path,finding", *(f"own/{i:02d}.png,{i % 2}" for i in range(20))]
+    (place / "own.csv").write_text("\n".join(lines), encoding="utf-8")
+    own = '[[set]]\nname = "own"\npaths = ["own.csv"]\nlabel = "finding"\n'
+    head = 'name = "odd"\nmax_id = 0\nmax_other = 0\n'
+    (place / "suite.toml").write_text(head + own + OTHER + ASKED + "labels = true\n", encoding="utf-8")
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 2))
+    found = compare(place / "suite.toml", out=place / "out", methods=["mahavar"], encoder=network.eval(), jobs=0)
+    assert {line["method"] for line in found.summary} == {"mahavar", "intensity"}, reasons(found)
+    assert not found.bench.heads
+
+
+def test_classes_that_are_numbers_are_counted_in_their_order() -> None:
+    numbers, classes = codes([str(i) for i in range(12)])
+    assert numbers.tolist() == list(range(12))
+    assert classes[9:] == ("9", "10", "11")
+
+
+def test_a_method_whose_source_is_edited_is_run_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "from offmap.score.knn import KNN\nclass Mine(KNN):\n    pass\n"
+    (tmp_path / "mine_of_an_author.py").write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("mine_of_an_author")
+    before = source(module.Mine)
+    assert source(module.Mine) == before != source(KNN)
+    (tmp_path / "mine_of_an_author.py").write_text(text + "    extra = 1\n", encoding="utf-8")
+    assert source(importlib.reload(module).Mine) != before

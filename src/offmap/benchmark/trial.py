@@ -1,12 +1,14 @@
 """One detector fitted on one division and scored on its sets, with what that cost; failures become a reason, never a NaN."""
 
+import hashlib
 import json
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import Any, Literal
 
 import numpy as np
@@ -176,5 +178,26 @@ def _status(name: str) -> float:
 
 
 def settings(detector: Detector) -> dict[str, Any]:
-    """Name and hyper-parameters, for keys and tables."""
-    return {"method": detector.method(), **detector.params()}
+    """Name, hyper-parameters and source, for keys."""
+    return {"method": detector.method(), **detector.params(), "source": source(type(detector))}
+
+
+def source(method: type[Detector]) -> str:
+    """Digest of the files that a method is written in, so that its trials are run anew when one is edited.
+
+    They are those of the class and its bases, and of every module of the same packages that these name at their top.
+    """
+    waiting = [each.__module__ for each in method.__mro__]
+    packages = {"offmap", method.__module__.partition(".")[0]}
+    found: dict[str, str] = {}
+    while waiting:
+        name = waiting.pop()
+        module = sys.modules.get(name)
+        if name in found or name.partition(".")[0] not in packages or module is None:
+            continue
+        file = getattr(module, "__file__", None)
+        found[name] = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
+        waiting += [
+            value.__name__ if isinstance(value, ModuleType) else str(getattr(value, "__module__", "")) for value in vars(module).values()
+        ]
+    return hashlib.sha256(json.dumps(sorted(found.items())).encode()).hexdigest()
