@@ -1,5 +1,6 @@
 """Suites with something wrong in them: what is wrong is a row with a reason, and the rest still runs."""
 
+import dataclasses
 import importlib
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from offmap.benchmark.classifier import codes
 from offmap.benchmark.compare import Comparison, compare
 from offmap.benchmark.suite import read_suite
-from offmap.benchmark.trial import source
+from offmap.benchmark.trial import Trial, source
 from offmap.core.errors import ConfigError, DataError
 from offmap.score.knn import KNN
 
@@ -176,3 +177,16 @@ def test_a_method_whose_source_is_edited_is_run_anew(tmp_path: Path, monkeypatch
     assert source(module.Mine) == before != source(KNN)
     (tmp_path / "mine_of_an_author.py").write_text(text + "    extra = 1\n", encoding="utf-8")
     assert source(importlib.reload(module).Mine) != before
+
+
+def test_a_kept_trial_of_other_images_is_not_used(place: Path) -> None:
+    fresh = run(place, OWN + OTHER + ASKED)
+    for name in ("mahalanobis", "intensity"):
+        path = place / "out" / "trials" / "own" / "1" / f"{name}.safetensors"
+        trial = Trial.load(path)
+        assert trial is not None
+        dataclasses.replace(trial, scores={**trial.scores, "own": trial.scores["own"][1:]}).save(path)
+    again = run(place, OWN + OTHER + ASKED)
+    assert again.summary[0]["near"] == next(line["near"] for line in fresh.summary if line["method"] == "mahalanobis")
+    assert "run again" in reasons(again)["intensity"]
+    assert not reasons(run(place, OWN + OTHER + ASKED))
