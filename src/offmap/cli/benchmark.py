@@ -66,4 +66,6 @@ def benchmark(
     kinds = [kind for kind in ("near", "covariate", "far", "corruption") if any(kind in line for line in found.summary)]
     rows = [[line["method"], *(f"{line[kind]:.3f}" if kind in line else "" for kind in kinds)] for line in found.summary[:SHOWN]]
     show(("method", *kinds), rows, title=f"Mean AUROC, the best {min(SHOWN, ran)} of {ran} methods")
-    say(f"{rest} methods were not run for some set; summary.md says why. All of it: {out / 'index.html'}")
+    say(
+        f"{rest} {'method was' if rest == 1 else 'methods were'} not run for some set; summary.md says why. All of it: {out / 'index.html'}"
+    )
