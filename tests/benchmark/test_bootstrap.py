@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from offmap.benchmark import metrics
+from offmap.benchmark import bootstrap, metrics
 from offmap.benchmark.bootstrap import METRICS, draws, interval, replicates
 
 
@@ -59,3 +59,17 @@ def test_the_interval_covers_the_true_area() -> None:
         low, high = interval(found)["auroc"]
         hits += low <= truth <= high
     assert hits >= 88
+
+
+def test_large_sets_are_resampled_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    own, other = rng.normal(size=30), rng.normal(1, 1, size=20)
+    counts = bootstrap.draws("own", 30, repeats=17), bootstrap.draws("other", 20, repeats=17)
+    whole = bootstrap.replicates(own, other, *counts)
+    looked: list[int] = []
+    real = bootstrap._Ladder.of
+    monkeypatch.setattr(bootstrap, "CELLS", 200)
+    monkeypatch.setattr(bootstrap._Ladder, "of", lambda *parts: looked.append(len(parts[2])) or real(*parts))
+    portions = bootstrap.replicates(own, other, *counts)
+    assert max(looked) * 50 <= 200
+    assert all(np.array_equal(whole[name], portions[name]) for name in bootstrap.METRICS)

@@ -12,6 +12,10 @@ from jaxtyping import Float, Float32, Shaped
 
 Scores = Shaped[np.ndarray, " _"]
 Replicates = Float[np.ndarray, " b"]
+Counts = Float[np.ndarray, "b _"]
+
+CELLS = 4_000_000
+"""Resamples times images that are looked at together; bounds the memory of large sets."""
 
 METRICS = ("auroc", "aupr_in", "aupr_out", "fpr95_ood_positive", "fpr95_id_positive")
 """Names of the metrics, as the functions of ``offmap.benchmark.metrics``."""
@@ -44,6 +48,12 @@ def replicates(
         own, other: scores of in-distribution and other images, higher = more OOD, finite.
         own_counts, other_counts: how often each image is drawn, from ``draws`` (or columns of it).
     """
+    step = max(1, CELLS // (len(own) + len(other)))
+    parts = [_replicates(own, other, own_counts[i : i + step], other_counts[i : i + step]) for i in range(0, len(own_counts), step)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in METRICS}
+
+
+def _replicates(own: Scores, other: Scores, own_counts: Counts, other_counts: Counts) -> dict[str, Replicates]:
     ladder = _Ladder.of(own, other, own_counts, other_counts)
     both = (ladder.caught[:, -1] > 0) & (ladder.flagged[:, -1] > 0)
     with np.errstate(divide="ignore", invalid="ignore"):
