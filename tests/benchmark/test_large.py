@@ -1,5 +1,7 @@
 """Maps and images on disk: which are kept, and what happens where they are too many."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -21,8 +23,8 @@ def batch(first: int) -> tuple[np.ndarray, dict[str, torch.Tensor]]:
 
 
 @pytest.mark.parametrize("need", ["feature_map.last", "feature_map.deep", "feature_map.*"])
-def test_a_map_is_found_by_its_name_by_a_pattern_or_as_the_deepest(need: str) -> None:
-    with LargeSignals(frozenset({need})) as kept:
+def test_a_map_is_found_by_its_name_by_a_pattern_or_as_the_deepest(need: str, tmp_path: Path) -> None:
+    with LargeSignals(frozenset({need}), tmp_path) as kept:
         for first in (2, 0):
             at, signals = batch(first)
             kept.add(at, [], signals)
@@ -31,8 +33,8 @@ def test_a_map_is_found_by_its_name_by_a_pattern_or_as_the_deepest(need: str) ->
     assert [float(row.mean()) for row in found[next(iter(found))]] == [0.0, 3.0]
 
 
-def test_what_takes_too_much_is_given_up_and_the_rest_stays() -> None:
-    with LargeSignals(frozenset({"image", "feature_map.*"}), most=300) as kept:
+def test_what_takes_too_much_is_given_up_and_the_rest_stays(tmp_path: Path) -> None:
+    with LargeSignals(frozenset({"image", "feature_map.*"}), tmp_path, most=300) as kept:
         for first in (0, 2, 4):
             at, signals = batch(first)
             kept.add(at, [], signals)

@@ -27,12 +27,14 @@ class LargeSignals:
 
     Args:
         needs: names or patterns of the signals to keep.
+        folder: that the files lie in; it is made where it is not there.
         most: bytes that the files may take together.
     """
 
-    def __init__(self, needs: frozenset[str], most: int = MOST_BYTES) -> None:
+    def __init__(self, needs: frozenset[str], folder: Path, most: int = MOST_BYTES) -> None:
         self._needs, self._most = needs, most
-        self._folder = tempfile.TemporaryDirectory(prefix="offmap-benchmark-")
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = tempfile.TemporaryDirectory(prefix="maps-", dir=folder)
         self._files: dict[str, tuple[Path, tuple[int, ...]]] = {}
         self._at: list[int] = []
         self._written: dict[str, int] = {}

@@ -164,9 +164,11 @@ def _compare(
         before = out.samples.get((name, pair), np.zeros(len(draws[0])))
         out.samples[name, pair] = before + (samples["auroc"] - before) / seen
         row: Row = {"n_id": len(c.own), "n_other": len(c.other), **{m: getattr(metrics, m)(c.own, c.other) for m in METRICS}}
+        row["auroc_delong_lo"], row["auroc_delong_hi"] = exact = auroc_interval(c.own, c.other)
         for metric, (low, high) in bootstrap.interval(samples).items():
             row |= {f"{metric}_lo": low, f"{metric}_hi": high}
-        row["auroc_delong_lo"], row["auroc_delong_hi"] = auroc_interval(c.own, c.other)
+        if row["auroc_lo"] == row["auroc_hi"]:
+            row["auroc_lo"], row["auroc_hi"] = exact  # a bootstrap of perfect separation knows no doubt
         gap = auroc_difference(found[best].own, found[best].other, c.own, c.other)
         rows[name] = row | {
             "below_best": gap.value,

@@ -98,7 +98,8 @@ class Bench:
         vectors, large = needs_of(setup.methods, setup.fit_encoder.provides, fit=True)
         items, reading = suite.items(name), setup.reading(vectors | self._head_needs(), fit=True)
         waiting = [m for m in setup.methods if m.reads == "large" and setup.pending(name, m)]
-        kept = stack.enter_context(LargeSignals(large.union(*(m.detector.needs for m in waiting)))) if waiting else None
+        needed = large.union(*(m.detector.needs for m in waiting))
+        kept = stack.enter_context(LargeSignals(needed, setup.out / "signals")) if waiting else None
         formed = reading.known(name, items, form_seed=setup.form_seed) if kept is None else None
         if formed is None:
             seen = kept.add if kept is not None else None
