@@ -22,7 +22,7 @@ from offmap.pipeline.gate import cores
 from offmap.pipeline.recipe import Recipe
 from offmap.pipeline.stream import Progress
 from offmap.represent.device import resolve_device
-from offmap.represent.open import open_encoder
+from offmap.represent.open import Given, open_encoder
 from offmap.represent.probe import Backboned, probed, width
 from offmap.represent.slices import SliceWise
 
@@ -50,7 +50,7 @@ def compare(
     out: str | Path,
     data: str | Path | None = None,
     methods: Sequence[str] = (),
-    encoder: "str | torch.nn.Module | None" = None,
+    encoder: Given | None = None,
     recipe: str = recipes.STANDARD,
     seeds: int | None = None,
     jobs: int | None = None,
@@ -98,7 +98,7 @@ def compare(
     return found
 
 
-def _encoder(suite: Suite, plan: Recipe, given: "str | torch.nn.Module | None", device: str, trust: bool) -> tuple[Encoder, Encoder | None]:
+def _encoder(suite: Suite, plan: Recipe, given: Given | None, device: str, trust: bool) -> tuple[Encoder, Encoder | None]:
     """The encoder, and the one under its head where the head is trained on the suite's labels."""
     published = [each.classifier for each in suite.ids if each.classifier is not None]
     if given is None and published:

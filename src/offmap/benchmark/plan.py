@@ -89,7 +89,9 @@ def _method(name: str, detector: Detector, encoder: Encoder, trained: bool) -> M
     large = any(n == "image" or n.startswith("feature_map") for n in detector.needs)
     passes = trained and any(n not in HEAD and not n.startswith(PLAIN) for n in needs)
     reason = f"needs {', '.join(lacking)}, which {encoder.name} does not give" if lacking else ""
-    if any(not n.startswith(PLAIN) for n in lacking):
+    if "ensemble.logits" in lacking:
+        reason += ": give several classifiers, from Python (encoder=[one, two, three])"
+    elif any(not n.startswith(PLAIN) for n in lacking):
         reason += ": give a classifier with --encoder, or a suite with labels"
     if not (lacking or passes):
         reason = _refusal(encoder, detector)

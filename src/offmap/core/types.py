@@ -19,8 +19,9 @@ else:
     Signals = Mapping
 """Named tensors of one batch: ``image (N,C,*S)``, ``features.<layer> (N,D)``, ``feature_map.<layer> (N,C,*s)``,
 ``logits (N,K)``, ``image_embedding (N,D)``, ``proxy_features.<layer> (N,D)`` (of the same images mixed with others, for fitting only),
-``label (N,)``; static (no batch axis): ``head.weight (K,D)``, ``head.bias (K,)``, ``text.embedding (K,D)``. Those of further passes
-have their settings in the name, ``odin.logits:epsilon=0.0014,temperature=1000 (N,K)``, ``mc_dropout.logits:passes=30 (N,S,K)``."""
+``ensemble.logits (N,S,K)`` of S networks, ``label (N,)``; static (no batch axis): ``head.weight (K,D)``, ``head.bias (K,)``,
+``text.embedding (K,D)``. Those of further passes have their settings in the name, ``odin.logits:epsilon=0.0014,temperature=1000 (N,K)``,
+``mc_dropout.logits:passes=30 (N,S,K)``."""
 
 Status = Literal["ok", "not_assessed"]
 Verdict = Literal["accept", "review", "reject", "not_assessed"]

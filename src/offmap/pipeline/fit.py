@@ -25,7 +25,7 @@ from offmap.pipeline.recipe import Recipe
 from offmap.pipeline.store import SignalStore
 from offmap.pipeline.stream import Progress, Stream
 from offmap.represent.device import resolve_device
-from offmap.represent.open import open_encoder
+from offmap.represent.open import Given, open_encoder
 from offmap.represent.patches import Patches
 from offmap.represent.proxy import with_proxies, without_proxies
 from offmap.represent.slices import SliceWise
@@ -36,7 +36,7 @@ def fit(
     *,
     recipe: str = recipes.STANDARD,
     settings: Mapping[str, str] | None = None,
-    encoder: "str | torch.nn.Module | None" = None,
+    encoder: Given | None = None,
     layers: Sequence[str] = (),
     labels: PathLike | None = None,
     alpha: float | None = None,
@@ -58,7 +58,8 @@ def fit(
         train: paths, folders, globs, manifests, or an array (then with ``axes``).
         recipe: name of a shipped recipe, or a ``.toml`` file.
         settings: changes of the recipe, ``{"score.standard.reduction": "max"}``.
-        encoder: ``builtin``, ``hub:NAME_OR_DIR``, ``classifier:FILE``, or a ``torch.nn.Module``; default the recipe's.
+        encoder: ``builtin``, ``hub:NAME_OR_DIR``, ``classifier:FILE``, a ``torch.nn.Module``, or a list of classifiers (an
+            ensemble); default the recipe's.
         layers: names of the encoder's layers to use.
         labels: CSV with the columns ``path`` and ``label``, for methods that use classes.
         alpha: share of in-distribution images that may be flagged; ``reject`` at a tenth of it.
@@ -103,7 +104,7 @@ def fit(
         return _finish(plan, stream, store, data, found, skipped, seed, volumes, keep_neighbours, progress)
 
 
-def _encoder(plan: Recipe, given: "str | torch.nn.Module | None", device: torch.device, *, volumes: bool, trust: bool) -> Encoder:
+def _encoder(plan: Recipe, given: Given | None, device: torch.device, *, volumes: bool, trust: bool) -> Encoder:
     chosen = plan.encoder.spec if given is None or isinstance(given, str) else given
     network = open_encoder(chosen, layers=plan.encoder.layers, device=str(device), trust_classifier=trust, text=plan.encoder.text)
     if volumes:

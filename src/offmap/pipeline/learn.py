@@ -131,6 +131,8 @@ def _advice(lacking: Sequence[str], provides: Iterable[str]) -> str:
             " The network has no dropout part (nn.Dropout and the like with p above 0; an exported program has lost them): "
             "give the Python module itself, or use test_time_augmentation, which needs none"
         )
+    if "ensemble.logits" in bases:
+        return " Give several classifiers that were trained apart, from Python: encoder=[one, two, three]"
     if bases & _HEADED or any(x.startswith(("nac.", "rankfeat.")) for x in bases if "logits" not in provides):
         return " Logit methods need a head: give your classifier with --encoder classifier:FILE, or choose a feature method such as knn"
     if any(x in ("image_embedding", "text.embedding") for x in lacking):

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from offmap.calibrate.split import split
 from offmap.core.errors import ConfigError, DataError
@@ -31,7 +30,7 @@ from offmap.read.workers import Workers
 from offmap.report.ranking import Ranking, refuse_foreign
 from offmap.report.words import count
 from offmap.represent.device import resolve_device
-from offmap.represent.open import open_encoder
+from offmap.represent.open import Given, open_encoder
 from offmap.represent.proxy import with_proxies, without_proxies
 from offmap.score.fusion import Fusion
 from offmap.simulate.corruptions import CORRUPTIONS
@@ -101,7 +100,7 @@ def recommend(
     *,
     methods: Sequence[str] = (),
     recipe: str = recipes.STANDARD,
-    encoder: "str | torch.nn.Module | None" = None,
+    encoder: Given | None = None,
     budget: str = "1F",
     limit: int = LIMIT,
     seed: int = 0,

@@ -7,7 +7,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from offmap.calibrate import conformal, tail
@@ -22,7 +21,7 @@ from offmap.pipeline.inputs import PathLike
 from offmap.pipeline.scorer import Ensemble, Scorer
 from offmap.prepare.preparation import Preparation
 from offmap.represent.device import resolve_device
-from offmap.represent.open import rebuild
+from offmap.represent.open import Given, rebuild
 
 if TYPE_CHECKING:
     from offmap.pipeline.gate import Gate
@@ -47,7 +46,7 @@ def load(
     path: PathLike,
     *,
     expect: str | None = None,
-    encoder: "str | torch.nn.Module | None" = None,
+    encoder: Given | None = None,
     trust_classifier: bool = False,
     device: str = "auto",
 ) -> "Gate":
@@ -56,7 +55,8 @@ def load(
     Args:
         path: the gate's folder.
         expect: ``sha256:...``, refuse any other gate.
-        encoder: the encoder, where the gate does not hold its weights (large ones and classifiers).
+        encoder: the encoder, where the gate does not hold its weights (large ones and classifiers); of an ensemble the list
+            of its members in the same order.
         trust_classifier: allow ``classifier:FILE`` to run the program in that file.
         device: ``auto``, ``cpu``, ``cuda``, ``mps``.
 

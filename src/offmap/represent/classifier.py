@@ -142,6 +142,11 @@ class ClassifierEncoder(Encoder):
         names |= {"feature_map.last"} if maps else set()
         return frozenset(names | self._more | ({"logits", "head.weight", "head.bias"} if self._head else set()))
 
+    @property
+    def classes(self) -> int:
+        """Number of logits, 0 without a head."""
+        return self._classes
+
     def _headed(self) -> Headed | None:
         if self._head is None:
             return None

@@ -14,7 +14,8 @@ from offmap.represent.device import resolve_device
 from offmap.represent.encoder import BuiltinEncoder
 from offmap.represent.text import WithText, with_text
 
-Given = str | nn.Module
+Given = str | nn.Module | Sequence[str | nn.Module]
+"""An encoder by name, a classifier as a Python object, or a list of classifiers: an ensemble."""
 
 
 def open_encoder(
@@ -30,8 +31,9 @@ def open_encoder(
     """Open an encoder.
 
     Args:
-        spec: ``builtin``, ``builtin:DIR`` (of `offmap train-encoder`), ``hub:NAME_OR_DIR``, ``classifier:FILE``, or a module.
-        layers: those to give; the encoder's default ones when empty.
+        spec: ``builtin``, ``builtin:DIR`` (of `offmap train-encoder`), ``hub:NAME_OR_DIR``, ``classifier:FILE``, a module, or a list of
+            the last two kinds: an ensemble.
+        layers: those to give; the encoder's default ones when empty; of an ensemble, the first member's.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         trust_classifier: lets a program file run.
         input: what the network wants to see, in place of what its files or defaults say; of ``builtin`` only the size can change.
@@ -50,6 +52,8 @@ def _opened(spec: Given, layers: Sequence[str], device: str, trust_classifier: b
     place = resolve_device(device)
     if isinstance(spec, nn.Module):
         return _classifier(spec, layers=layers, device=place, trust=trust_classifier, spec=input, head=head)
+    if not isinstance(spec, str):
+        return _ensemble(spec, layers, device, trust_classifier, input, head)
     kind, _, rest = spec.partition(":")
     if kind == "classifier" and rest:
         return _classifier(Path(rest), layers=layers, device=place, trust=trust_classifier, spec=input, head=head)
@@ -85,6 +89,21 @@ def _classifier(
     return ClassifierEncoder(module, layers=layers, head=head, spec=spec, device=device)
 
 
+def _ensemble(
+    specs: Sequence[str | nn.Module], layers: Sequence[str], device: str, trust: bool, spec: Input | None, head: str | None
+) -> Encoder:
+    from offmap.represent.classifier import ClassifierEncoder
+    from offmap.represent.ensemble import EnsembleEncoder
+
+    members = []
+    for i, one in enumerate(specs):
+        member = _opened(one, () if i else layers, device, trust, spec, head)
+        if not isinstance(member, ClassifierEncoder):
+            raise ConfigError(f"member {i + 1} of the ensemble is {member.name}; classifiers are needed: modules or classifier:FILE")
+        members.append(member)
+    return EnsembleEncoder(members)
+
+
 def rebuild(
     config: Mapping[str, Any],
     state: Mapping[str, Tensor] | None,
@@ -112,8 +131,10 @@ def rebuild(
         return _wrapped(config, base)
     if kind == "text":
         return _with_text(config, rebuild(config["base"], state, given=given, trust_classifier=trust_classifier, device=device))
+    if kind == "ensemble":
+        return _members(config, given, trust_classifier, device)
     if kind not in ("builtin", "hub", "classifier"):
-        raise BundleError(f"the gate's encoder is of kind {kind!r}; builtin, hub or classifier expected")
+        raise BundleError(f"the gate's encoder is of kind {kind!r}; builtin, hub, classifier or ensemble expected")
     if given is None and (state is None or kind == "classifier"):
         raise BundleError(
             f"the gate holds no weights of its encoder {config.get('name')} (SHA-256 {config.get('sha256')}): give it again with "
@@ -128,10 +149,33 @@ def rebuild(
     return encoder
 
 
+def _members(config: Mapping[str, Any], given: Given | None, trust: bool, device: str) -> Encoder:
+    from offmap.represent.classifier import ClassifierEncoder
+    from offmap.represent.ensemble import EnsembleEncoder
+
+    known = config["members"]
+    if given is None or isinstance(given, str | nn.Module) or len(given) != len(known):
+        raise BundleError(
+            f"the gate was fitted on an {config.get('name')} and holds no weights: give its {len(known)} networks again, "
+            "in the same order, with offmap.load(path, encoder=[one, two, ...])"
+        )
+    members = []
+    for i, (one, recorded) in enumerate(zip(given, known, strict=True), 1):
+        try:
+            member = rebuild(recorded, None, given=one, trust_classifier=trust, device=device)
+        except BundleError as error:
+            raise BundleError(f"member {i} of the ensemble: {error}") from error
+        if not isinstance(member, ClassifierEncoder):
+            raise BundleError(f"member {i} of the gate's ensemble is of kind {recorded.get('kind')!r}; classifier expected")
+        members.append(member)
+    return EnsembleEncoder(members)
+
+
 def _given(config: Mapping[str, Any], given: Given, trust: bool, device: str) -> Encoder:
     from offmap.represent.hub import input_from
 
-    kind = "classifier" if isinstance(given, nn.Module) else given.partition(":")[0]
+    names = "classifier" if isinstance(given, nn.Module) else "ensemble"
+    kind = given.partition(":")[0] if isinstance(given, str) else names
     if kind != config["kind"]:
         raise BundleError(f"encoder {kind} was given, the gate was fitted on {config.get('name')}")
     if kind == "builtin":

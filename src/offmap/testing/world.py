@@ -36,7 +36,8 @@ class FakeEncoder:
     ``deep`` with the alias ``last``, ``features.penultimate (N,D)`` without negatives, ``logits (N,3)``, ``head.weight``,
     ``head.bias``, ``label``; ``image_embedding (N,D)`` near the rows of ``text.embedding (3,D)``; ``proxy_features.<layer>`` of the same
     images half mixed with odd ones; ``odin.logits``, ``odin.features``, ``adascale.features``, ``nac.<layer>`` and
-    ``nac.penultimate``, ``rankfeat.logits.last`` and ``.last_but_one``, ``mc_dropout.logits (N,6,3)``, ``tta.logits (N,8,3)``.
+    ``nac.penultimate``, ``rankfeat.logits.last`` and ``.last_but_one``, ``mc_dropout.logits (N,6,3)``, ``tta.logits (N,8,3)``,
+    ``ensemble.logits (N,5,3)``.
 
     Args:
         width: D of every layer.
@@ -135,7 +136,7 @@ def _further(signals: Signals, *, ood: bool, generator: torch.Generator) -> dict
         out[f"nac.{layer}"] = 0.02 * signals[f"features.{layer}"]
     for layer, share in (("last", 0.8), ("last_but_one", 0.7)):
         out[f"rankfeat.logits.{layer}"] = share * logits
-    for name, count in (("mc_dropout.logits", 6), ("tta.logits", 8)):
+    for name, count in (("mc_dropout.logits", 6), ("tta.logits", 8), ("ensemble.logits", 5)):
         drawn = torch.randn(len(logits), count, logits.shape[1], dtype=torch.float64, generator=generator)
         out[name] = logits[:, None] + (3.0 if ood else 0.3) * drawn
     return out
