@@ -107,7 +107,7 @@ def _page(bench: Bench, results: Results, summary: Sequence[Line], apart: Sequen
         default=default,
         pairs={name: pairs[name] for name in kinds if name in pairs},
         kinds=kinds,
-        told={name: each.sentence for name, each in told.items() if each.sentence},
+        told={name: _briefly(each) for name, each in told.items() if each.warns},
         warnings=_warnings(apart, kinds),
         copies=[overlap.sentence for overlap in results.overlaps],
         notes=[*bench.notes, *_heads(bench)],
@@ -139,6 +139,12 @@ def _heads(bench: Bench) -> list[str]:
             mean = sum(head.accuracy for head in found) / len(found)
             out.append(f"Classifier of {own} ({', '.join(found[0].classes)}): balanced accuracy {mean:.3f} on test images.")
     return out
+
+
+def _briefly(each: ToldApart) -> str:
+    """What tells two sets apart, for a cell."""
+    value = each.alone.get(each.best, 0.0)
+    return f"{each.best} {value:.2f}" if value >= each.auroc - 0.05 else f"all together {each.auroc:.2f}"
 
 
 def _guard(each: ToldApart) -> dict[str, Any]:

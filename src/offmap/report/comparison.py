@@ -50,7 +50,7 @@ class Comparison:
         default: method of the recipe.
         pairs: mean AUROC by pair of sets and method.
         kinds: of each pair.
-        told: pairs that file statistics tell apart, with a sentence.
+        told: what tells a pair apart by its files alone, with its AUROC, in a few words.
         warnings, copies, notes: sentences.
         not_run: what, and why.
         facts: JSON values.
