@@ -108,7 +108,9 @@ def _encoder(suite: Suite, plan: Recipe, given: Given | None, device: str, trust
             )
         return open_classifier(published[0], suite.folder, device=device), None
     chosen = plan.encoder.spec if given is None else given
-    network = open_encoder(chosen, layers=plan.encoder.layers, device=device, trust_classifier=trust, text=plan.encoder.text)
+    network = open_encoder(
+        chosen, layers=plan.encoder.layers, device=device, trust_classifier=trust, text=plan.encoder.text, exits=plan.encoder.exits
+    )
     if suite.volumes:
         return SliceWise(network), None
     if not any(each.labels for each in suite.ids) or "logits" in network.provides or not isinstance(network, Backboned):

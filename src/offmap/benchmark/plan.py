@@ -9,6 +9,7 @@ from offmap.core.component import nearest
 from offmap.core.detector import Detector, missing
 from offmap.core.encoder import Encoder
 from offmap.core.errors import ConfigError
+from offmap.core.signals import is_map
 from offmap.pipeline.recipe import Recipe
 from offmap.represent.layers import wanted
 from offmap.represent.proxy import with_proxies
@@ -50,7 +51,7 @@ class Method:
     def fit_names(self, provides: Iterable[str]) -> frozenset[str]:
         """Signals for fitting, with those that it uses where they are there."""
         provided = tuple(provides)
-        uses = {u for u in self.detector.fit_uses if not u.startswith("feature_map") and not missing([u], provided)}
+        uses = {u for u in self.detector.fit_uses if not is_map(u) and not missing([u], provided)}
         return self.detector.needs | self.detector.fit_needs | uses
 
     @property

@@ -6,6 +6,7 @@ import typer
 
 from offmap import __version__
 from offmap.cli import (
+    add_exits,
     benchmark,
     check,
     data,
@@ -44,6 +45,7 @@ app.command()(evaluate.evaluate)
 app.add_typer(data.app, name="data")
 app.command()(demo.demo)
 app.command()(train_encoder.train_encoder)
+app.command()(add_exits.add_exits)
 app.command()(import_weights.import_weights)
 
 

@@ -22,6 +22,11 @@ def base_of(name: str) -> str:
     return name.partition(":")[0]
 
 
+def is_map(name: str) -> bool:
+    """Whether a signal is a map, which is large: kept for few images, and not in caches."""
+    return name.startswith("feature_map") or base_of(name).endswith(".map")
+
+
 def settings_of(name: str, defaults: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """The settings in a name, over the defaults; a setting has the type of its default.
 

@@ -21,7 +21,7 @@ else:
 ``logits (N,K)``, ``image_embedding (N,D)``, ``proxy_features.<layer> (N,D)`` (of the same images mixed with others, for fitting only),
 ``ensemble.logits (N,S,K)`` of S networks, ``label (N,)``; static (no batch axis): ``head.weight (K,D)``, ``head.bias (K,)``,
 ``text.embedding (K,D)``. Those of further passes have their settings in the name, ``odin.logits:epsilon=0.0014,temperature=1000 (N,K)``,
-``mc_dropout.logits:passes=30 (N,S,K)``."""
+``mc_dropout.logits:passes=30 (N,S,K)``, ``mecam.map:exits=0 (N,1,H,W)``."""
 
 Status = Literal["ok", "not_assessed"]
 Verdict = Literal["accept", "review", "reject", "not_assessed"]

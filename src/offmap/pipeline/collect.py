@@ -1,9 +1,11 @@
 """Read the in-distribution images once: signals into the store, facts and warnings for the card."""
 
+import csv
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from offmap.core.duplicates import find
 from offmap.core.errors import ConfigError, DataError
 from offmap.core.types import STATIC, Image, NotAssessed
 from offmap.explain.neighbours import decode, thumbnail
+from offmap.pipeline.inputs import PathLike
 from offmap.pipeline.store import SignalStore
 from offmap.pipeline.stream import Batch, Progress
 
@@ -83,6 +86,29 @@ def collect(
             progress({"event": "fit_read", "done": into.n + len(into.dropped), "total": limit or total})
         if limit is not None and into.n >= limit:
             return
+
+
+def read_labels(path: PathLike) -> dict[str, str]:
+    """Labels by path as written and by resolved path.
+
+    Raises:
+        ConfigError: no readable table with the columns path and label.
+    """
+    table = Path(path)
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(
+            f"labels {table}: cannot be read ({type(error).__name__}); a UTF-8 CSV with the columns path and label is expected"
+        ) from None
+    if not rows or not {"path", "label"} <= set(rows[0]):
+        raise ConfigError(f"labels {table}: the columns path and label are expected, found {', '.join(rows[0]) if rows else 'no row'}")
+    out: dict[str, str] = {}
+    for row in rows:
+        out[row["path"]] = row["label"]
+        out[str(table.parent / row["path"])] = row["label"]
+    return out
 
 
 def shrink(picture: np.ndarray) -> np.ndarray:

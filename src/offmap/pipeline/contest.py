@@ -13,6 +13,7 @@ from offmap.core import registry
 from offmap.core.detector import Detector, Fitted, missing
 from offmap.core.encoder import Encoder
 from offmap.core.errors import ConfigError, OODError
+from offmap.core.signals import is_map
 from offmap.core.types import STATIC, Image, Signals
 from offmap.pipeline.store import SignalStore
 from offmap.pipeline.stream import Batch
@@ -69,7 +70,7 @@ class Contestant:
     def fit(self, store: SignalStore, fit_rows: Rows, held_out: Rows, *, seed: int, device: torch.device) -> None:
         """Fit on some rows of a store; a detector that reads maps on those whose maps were kept."""
         needs = self.detector.needs | self.detector.fit_needs
-        uses = {u for u in self.detector.fit_uses if not missing([u], store.names) and not u.startswith("feature_map")}
+        uses = {u for u in self.detector.fit_uses if not missing([u], store.names) and not is_map(u)}
         if "label" in needs and "label" not in store.names:
             self.reason = "needs labels: give a manifest whose column label is complete"
             return

@@ -1,10 +1,8 @@
 """From a folder of in-distribution images to a calibrated gate."""
 
-import csv
 import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,7 @@ from offmap.core.types import Source
 from offmap.explain.neighbours import Neighbours
 from offmap.pipeline import recipe as recipes
 from offmap.pipeline.card import out_of_reach
-from offmap.pipeline.collect import Collected, codes, collect, facts, require, warnings
+from offmap.pipeline.collect import Collected, codes, collect, facts, read_labels, require, warnings
 from offmap.pipeline.gate import Gate, cores
 from offmap.pipeline.inputs import PathLike, images, is_array, paths
 from offmap.pipeline.learn import MAP_ROWS, SMALLEST, divide, fit_scorer, wanted
@@ -58,8 +56,8 @@ def fit(
         train: paths, folders, globs, manifests, or an array (then with ``axes``).
         recipe: name of a shipped recipe, or a ``.toml`` file.
         settings: changes of the recipe, ``{"score.standard.reduction": "max"}``.
-        encoder: ``builtin``, ``hub:NAME_OR_DIR``, ``classifier:FILE``, a ``torch.nn.Module``, or a list of classifiers (an
-            ensemble); default the recipe's.
+        encoder: ``builtin``, ``hub:NAME_OR_DIR``, ``classifier:FILE``, a ``torch.nn.Module``, a list of classifiers (an
+            ensemble), or an open ``Encoder``; default the recipe's.
         layers: names of the encoder's layers to use.
         labels: CSV with the columns ``path`` and ``label``, for methods that use classes.
         alpha: share of in-distribution images that may be flagged; ``reject`` at a tenth of it.
@@ -84,7 +82,7 @@ def fit(
     where = resolve_device(device)
     network = _encoder(plan, encoder, where, volumes=volumes, trust=trust_classifier)
     scores, maps = wanted(plan, network)
-    known_labels = _labels(labels) if labels is not None else {}
+    known_labels = read_labels(labels) if labels is not None else {}
     stream = Stream(
         network,
         plan.preparation(network.input.size),
@@ -106,7 +104,8 @@ def fit(
 
 def _encoder(plan: Recipe, given: Given | None, device: torch.device, *, volumes: bool, trust: bool) -> Encoder:
     chosen = plan.encoder.spec if given is None or isinstance(given, str) else given
-    network = open_encoder(chosen, layers=plan.encoder.layers, device=str(device), trust_classifier=trust, text=plan.encoder.text)
+    own = plan.encoder
+    network = open_encoder(chosen, layers=own.layers, device=str(device), trust_classifier=trust, text=own.text, exits=own.exits)
     if volumes:
         network = SliceWise(network) if plan.encoder.volumes == "slices" else Patches(network)
     asked: frozenset[str] = frozenset()
@@ -147,25 +146,6 @@ def _read(
         if sources and (limit is None or data.n < limit):
             collect(part.over(sources), store, data, limit=limit, labels=labels, total=len(shuffled), progress=progress)
     return data.n + len(data.dropped), found.skipped
-
-
-def _labels(path: PathLike) -> dict[str, str]:
-    """Labels by path as written and by resolved path."""
-    table = Path(path)
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(
-            f"labels {table}: cannot be read ({type(error).__name__}); a UTF-8 CSV with the columns path and label is expected"
-        ) from None
-    if not rows or not {"path", "label"} <= set(rows[0]):
-        raise ConfigError(f"labels {table}: the columns path and label are expected, found {', '.join(rows[0]) if rows else 'no row'}")
-    out: dict[str, str] = {}
-    for row in rows:
-        out[row["path"]] = row["label"]
-        out[str(table.parent / row["path"])] = row["label"]
-    return out
 
 
 def _finish(

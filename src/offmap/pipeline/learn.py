@@ -14,7 +14,7 @@ from offmap.calibrate.tail import Tail
 from offmap.core.detector import Detector, Fitted, Localiser, missing
 from offmap.core.encoder import Encoder
 from offmap.core.errors import ConfigError
-from offmap.core.signals import base_of
+from offmap.core.signals import base_of, is_map
 from offmap.core.types import Image
 from offmap.pipeline.recipe import Division, Recipe
 from offmap.pipeline.scorer import Ensemble, Scorer
@@ -104,8 +104,8 @@ def wanted(recipe: Recipe, encoder: Encoder) -> tuple[frozenset[str], frozenset[
             has, advice = ", ".join(sorted(encoder.provides)), _advice(lacking, encoder.provides)
             raise ConfigError(f"[score.{name}] {detector.method()} needs {', '.join(lacking)}; {encoder.name} gives {has}.{advice}")
         uses = {u for u in detector.fit_uses if u != "label" and not missing([u], encoder.provides)}
-        maps |= {u for u in uses if u.startswith("feature_map")}
-        scores |= needs | {u for u in uses if not u.startswith("feature_map")}
+        maps |= {u for u in uses if is_map(u)}
+        scores |= needs | {u for u in uses if not is_map(u)}
         if draws(detector, encoder.provides):
             maps |= map_needs(detector)
     encoder.ready(frozenset(scores))
@@ -135,6 +135,8 @@ def _advice(lacking: Sequence[str], provides: Iterable[str]) -> str:
         return " Give several classifiers that were trained apart, from Python: encoder=[one, two, three]"
     if bases & _HEADED or any(x.startswith(("nac.", "rankfeat.")) for x in bases if "logits" not in provides):
         return " Logit methods need a head: give your classifier with --encoder classifier:FILE, or choose a feature method such as knn"
+    if any(x.startswith("mecam.") for x in bases):
+        return " Add exits to the network first: `offmap add-exits` makes a file, to be named in the recipe as [encoder] exits"
     if any(x in ("image_embedding", "text.embedding") for x in lacking):
         return ' Say in the recipe what an image might show: [encoder] text = ["a chest x-ray", ...] with an image and text model'
     return " `offmap methods` lists what each method needs"
@@ -142,7 +144,7 @@ def _advice(lacking: Sequence[str], provides: Iterable[str]) -> str:
 
 def _fit(detector: Detector, store: SignalStore, parts: Parts, seed: int, device: torch.device, *, maps: bool = False) -> Fitted:
     needs = detector.needs | detector.fit_needs
-    uses = {u for u in detector.fit_uses if not missing([u], store.names) and (maps or not u.startswith("feature_map"))}
+    uses = {u for u in detector.fit_uses if not missing([u], store.names) and (maps or not is_map(u))}
     batches = store.batches(parts.fit, needs | uses, device=device)
     held_out = store.batches(parts.held_out, needs | uses, device=device)
     return detector.fit(batches, held_out=held_out, generator=torch.Generator().manual_seed(seed))

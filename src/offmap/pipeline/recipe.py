@@ -31,6 +31,7 @@ class EncoderChoice(Component):
             ``.npz`` file of text features.
         proxies: for methods that fit on a stand-in for a shift (``mfs_knn``): names of phantom families or corruptions that images are
             mixed with; empty = the families that are no medical images.
+        exits: for ``mecam``: a file of `offmap add-exits`, trained on this encoder; empty = none.
     """
 
     spec: str = "builtin"
@@ -38,6 +39,7 @@ class EncoderChoice(Component):
     volumes: Literal["slices", "patches"] = "slices"
     text: tuple[str, ...] | str = ()
     proxies: tuple[str, ...] = ()
+    exits: str = ""
 
 
 @dataclass(frozen=True)

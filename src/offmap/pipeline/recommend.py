@@ -141,7 +141,14 @@ def recommend(
         raise ConfigError(f"recipe {recipe}: the proxies {', '.join(tested)} are also what is tested; name phantom families instead")
     where, entered = resolve_device(device), enter(methods)
     given = plan.encoder.spec if encoder is None or isinstance(encoder, str) else encoder
-    network = open_encoder(given, layers=plan.encoder.layers, device=str(where), trust_classifier=trust_classifier, text=plan.encoder.text)
+    network = open_encoder(
+        given,
+        layers=plan.encoder.layers,
+        device=str(where),
+        trust_classifier=trust_classifier,
+        text=plan.encoder.text,
+        exits=plan.encoder.exits,
+    )
     network = with_proxies(network, frozenset().union(*(one.needs for one in entered)), plan.encoder.proxies)
     screen(entered, network, budget)
     needs = frozenset().union(*(one.needs for one in entered if not one.reason))

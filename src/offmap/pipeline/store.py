@@ -127,7 +127,8 @@ class SignalStore:
             else:
                 out[name] = torch.from_numpy(self.vector(name)[rows]).to(device)
         if last_map:
-            out["feature_map.last"] = torch.from_numpy(self._map(list(self._maps)[-1])[rows]).to(device)
+            deepest = [name for name in self._maps if name.startswith("feature_map.")][-1]
+            out["feature_map.last"] = torch.from_numpy(self._map(deepest)[rows]).to(device)
         return out
 
     def _map(self, name: str) -> np.ndarray:

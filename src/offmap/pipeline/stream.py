@@ -13,6 +13,7 @@ from torch import Tensor
 
 import offmap
 from offmap.core.encoder import Encoder
+from offmap.core.signals import is_map
 from offmap.core.types import STATIC, Image, NotAssessed, Source
 from offmap.pipeline.cache import FeatureCache, location
 from offmap.pipeline.lanes import in_order
@@ -61,7 +62,7 @@ class Stream:
     """How images become signals; the same object serves fit and score.
 
     Args:
-        needs: signals to give; ``feature_map.*`` switches the cache off, since maps are not kept.
+        needs: signals to give; maps switch the cache off, since they are not kept.
         jobs: decode workers; 0 = in this process.
         use_cache: look up and keep vectors by content.
     """
@@ -121,7 +122,7 @@ class Stream:
         )
 
     def _cache(self) -> FeatureCache | None:
-        only_vectors = not any(n.startswith("feature_map") or n == "image" for n in self.needs)
+        only_vectors = not any(is_map(n) or n == "image" for n in self.needs)
         if not (self.use_cache and only_vectors) or self.picture or self.identifiers:
             return None
         return FeatureCache(location(*self._fingerprint()))

@@ -1,5 +1,6 @@
 """Encoders by their name on the command line, and again from a gate."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,12 @@ from offmap.core.encoder import Encoder, Input
 from offmap.core.errors import BundleError, ConfigError, OODError
 from offmap.represent.device import resolve_device
 from offmap.represent.encoder import BuiltinEncoder
+from offmap.represent.exits_file import with_exits
+from offmap.represent.multi_exit import PREFIX, Exits, WithExits
 from offmap.represent.text import WithText, with_text
 
-Given = str | nn.Module | Sequence[str | nn.Module]
-"""An encoder by name, a classifier as a Python object, or a list of classifiers: an ensemble."""
+Given = str | nn.Module | Encoder | Sequence[str | nn.Module]
+"""An encoder by name, a classifier as a Python object, an encoder that is open, or a list of classifiers: an ensemble."""
 
 
 def open_encoder(
@@ -27,29 +30,37 @@ def open_encoder(
     input: Input | None = None,
     head: str | None = None,
     text: str | Sequence[str] = (),
+    exits: str = "",
 ) -> Encoder:
     """Open an encoder.
 
     Args:
-        spec: ``builtin``, ``builtin:DIR`` (of `offmap train-encoder`), ``hub:NAME_OR_DIR``, ``classifier:FILE``, a module, or a list of
-            the last two kinds: an ensemble.
+        spec: ``builtin``, ``builtin:DIR`` (of `offmap train-encoder`), ``hub:NAME_OR_DIR``, ``classifier:FILE``, a module, a list of
+            the last two kinds (an ensemble), or an encoder that is open already, such as one with exits, which is moved to the device
+            and takes no further choices.
         layers: those to give; the encoder's default ones when empty; of an ensemble, the first member's.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         trust_classifier: lets a program file run.
         input: what the network wants to see, in place of what its files or defaults say; of ``builtin`` only the size can change.
         head: dotted name of a classifier's head; found when None.
         text: prompts or a file of text features, see ``with_text``; none when empty.
+        exits: a file of exits, see ``exits_file``; none when empty.
 
     Raises:
         ConfigError: unknown kind, layer or head, or files that make no sense.
         NotAvailableError: a missing file, package or device.
     """
     encoder = _opened(spec, layers, device, trust_classifier, input, head)
-    return with_text(encoder, text)
+    found = with_exits(with_text(encoder, text), exits)
+    return found.to(resolve_device(device)) if exits else found
 
 
 def _opened(spec: Given, layers: Sequence[str], device: str, trust_classifier: bool, input: Input | None, head: str | None) -> Encoder:
     place = resolve_device(device)
+    if isinstance(spec, Encoder):
+        if layers or input is not None or head is not None:
+            raise ConfigError(f"{spec.name} is open already: choose its layers, input and head when it is opened")
+        return spec.to(place)
     if isinstance(spec, nn.Module):
         return _classifier(spec, layers=layers, device=place, trust=trust_classifier, spec=input, head=head)
     if not isinstance(spec, str):
@@ -129,6 +140,8 @@ def rebuild(
     if kind in ("slices", "patches"):
         base = rebuild(config["base"], state, given=given, trust_classifier=trust_classifier, device=device)
         return _wrapped(config, base)
+    if kind == "exits":
+        return _with_exits(config, state or {}, given=given, trust_classifier=trust_classifier, device=device)
     if kind == "text":
         return _with_text(config, rebuild(config["base"], state, given=given, trust_classifier=trust_classifier, device=device))
     if kind == "ensemble":
@@ -154,7 +167,7 @@ def _members(config: Mapping[str, Any], given: Given | None, trust: bool, device
     from offmap.represent.ensemble import EnsembleEncoder
 
     known = config["members"]
-    if given is None or isinstance(given, str | nn.Module) or len(given) != len(known):
+    if given is None or isinstance(given, str | nn.Module | Encoder) or len(given) != len(known):
         raise BundleError(
             f"the gate was fitted on an {config.get('name')} and holds no weights: give its {len(known)} networks again, "
             "in the same order, with offmap.load(path, encoder=[one, two, ...])"
@@ -174,6 +187,8 @@ def _members(config: Mapping[str, Any], given: Given | None, trust: bool, device
 def _given(config: Mapping[str, Any], given: Given, trust: bool, device: str) -> Encoder:
     from offmap.represent.hub import input_from
 
+    if isinstance(given, Encoder):
+        return _open_already(config, given).to(resolve_device(device))
     names = "classifier" if isinstance(given, nn.Module) else "ensemble"
     kind = given.partition(":")[0] if isinstance(given, str) else names
     if kind != config["kind"]:
@@ -183,6 +198,15 @@ def _given(config: Mapping[str, Any], given: Given, trust: bool, device: str) ->
     return open_encoder(
         given, layers=config["layers"], device=device, trust_classifier=trust, input=input_from(config["input"]), head=config.get("head")
     )
+
+
+def _open_already(config: Mapping[str, Any], given: Encoder) -> Encoder:
+    """The encoder itself, where it was opened as the gate's was; whether its weights are the same is asked later."""
+    have = json.loads(json.dumps(given.config()))
+    other = sorted(key for key in config if key not in ("name", "sha256") and have.get(key) != config[key])
+    if other:
+        raise BundleError(f"encoder {given.name} was opened with other values of {', '.join(other)} than the gate was fitted with")
+    return given
 
 
 def _builtin_given(given: str, config: Mapping[str, Any], device: str) -> Encoder:
@@ -202,6 +226,22 @@ def _kept(config: Mapping[str, Any], state: Mapping[str, Tensor], device: str) -
     except (KeyError, TypeError, ConfigError) as error:
         text = str(error) if isinstance(error, OODError) else f"{type(error).__name__} {error}"
         raise BundleError(f"the gate's encoder cannot be built again: {text}") from error
+
+
+def _with_exits(
+    config: Mapping[str, Any], state: Mapping[str, Tensor], *, given: Given | None, trust_classifier: bool, device: str
+) -> Encoder:
+    """The exits of the gate on its base encoder; of an encoder given with exits, its base is used."""
+    bare = given.base if isinstance(given, WithExits) else given
+    rest = {name: value for name, value in state.items() if not name.startswith(PREFIX)}
+    try:
+        base = rebuild(config["base"], rest or None, given=bare, trust_classifier=trust_classifier, device=device)
+        encoder = WithExits(base, Exits.from_tensors(config["exits"], state).to(resolve_device(device)))
+    except KeyError as error:
+        raise BundleError(f"the gate's encoder lacks {error} of its exits") from error
+    if encoder.sha256 != config.get("sha256"):
+        raise BundleError(f"the gate's exits have SHA-256 {encoder.sha256}, it was fitted with {config.get('sha256')}")
+    return encoder
 
 
 def _with_text(config: Mapping[str, Any], base: Encoder) -> Encoder:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from offmap.core.detector import Detector, Fitted, select
+from offmap.core.detector import Detector, Fitted, Localiser, select
 from offmap.core.signals import base_of
 from offmap.core.types import STATIC, Signals
 from offmap.testing.world import World
@@ -55,9 +55,9 @@ class Subject:
     def signals(self, count: int, *, ood: bool, seed: int, world: World | None = None) -> Signals:
         """Signals with labels; a signal with settings goes by the exact name that the detector asks for, in place of its base name."""
         found = dict((world or self.world).signals(count, ood=ood, generator=torch.Generator().manual_seed(seed)))
-        exact = {
-            name: base_of(name) for name in self.detector.needs | self.detector.fit_needs if base_of(name) != name and name not in found
-        }
+        asked = self.detector.needs | self.detector.fit_needs
+        asked |= self.detector.map_needs if isinstance(self.detector, Localiser) else frozenset()
+        exact = {name: base_of(name) for name in asked if base_of(name) != name and name not in found}
         renamed = {name: found[base] for name, base in exact.items() if base in found}
         return {name: value for name, value in found.items() if name not in exact.values()} | renamed
 

@@ -37,7 +37,7 @@ class FakeEncoder:
     ``head.bias``, ``label``; ``image_embedding (N,D)`` near the rows of ``text.embedding (3,D)``; ``proxy_features.<layer>`` of the same
     images half mixed with odd ones; ``odin.logits``, ``odin.features``, ``adascale.features``, ``nac.<layer>`` and
     ``nac.penultimate``, ``rankfeat.logits.last`` and ``.last_but_one``, ``mc_dropout.logits (N,6,3)``, ``tta.logits (N,8,3)``,
-    ``ensemble.logits (N,5,3)``.
+    ``ensemble.logits (N,5,3)``; ``mecam.features`` and ``mecam.masked_features (N,D)``, ``mecam.map (N,1,8,8)``.
 
     Args:
         width: D of every layer.
@@ -136,7 +136,18 @@ def _further(signals: Signals, *, ood: bool, generator: torch.Generator) -> dict
         out[f"nac.{layer}"] = 0.02 * signals[f"features.{layer}"]
     for layer, share in (("last", 0.8), ("last_but_one", 0.7)):
         out[f"rankfeat.logits.{layer}"] = share * logits
+    out |= _masked(features, ood=ood, generator=generator)
     for name, count in (("mc_dropout.logits", 6), ("tta.logits", 8), ("ensemble.logits", 5)):
         drawn = torch.randn(len(logits), count, logits.shape[1], dtype=torch.float64, generator=generator)
         out[name] = logits[:, None] + (3.0 if ood else 0.3) * drawn
     return out
+
+
+def _masked(features: Float64[Tensor, "n d"], *, ood: bool, generator: torch.Generator) -> dict[str, Tensor]:
+    """Features before and after hiding what the classifier looks at: the class itself, or, of odd images, little, in one corner."""
+    drawn = torch.rand(len(features), 1, 8, 8, dtype=torch.float64, generator=generator)
+    shown = 0.3 + 0.1 * drawn
+    kept = (0.98 if ood else 0.3) + 0.02 * drawn.flatten(1).mean(dim=1, keepdim=True)
+    if ood:
+        shown[:, :, :4, :4] += 0.3
+    return {"mecam.features": features, "mecam.masked_features": kept * features, "mecam.map": shown}

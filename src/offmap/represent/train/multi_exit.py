@@ -1,0 +1,205 @@
+"""Training of a network with four exits from scratch, on labelled images; the checkpoint is chosen on images held out for that."""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn import functional
+
+from offmap.core.encoder import Input
+from offmap.core.errors import ConfigError
+from offmap.represent.classifier import ClassifierEncoder
+from offmap.represent.device import resolve_device
+from offmap.represent.layers import normalise
+from offmap.represent.multi_exit import Exits, WithExits
+from offmap.represent.nets.multi_exit import STAGES, MultiExitResNet
+
+
+@dataclass(frozen=True, slots=True)
+class ExitPlan:
+    """How a network with exits is trained; the defaults are those of arXiv:2505.08604 for PathMNIST.
+
+    Args:
+        epochs: passes over the training part.
+        batch: images a step.
+        rate, last_rate: learning rate of SGD, along a cosine from the one to the other.
+        momentum, weight_decay: of SGD.
+        exits: weight of each exit's cross-entropy, shallow to deep.
+        balanced: draw images so that classes come equally often, as the paper does for ISIC 2019.
+        held_out: share of each class that chooses the checkpoint. The paper's code chooses on the test images.
+    """
+
+    epochs: int = 20
+    batch: int = 256
+    rate: float = 0.01
+    last_rate: float = 1e-4
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    exits: tuple[float, float, float, float] = (0.25, 0.5, 0.75, 1.0)
+    balanced: bool = False
+    held_out: float = 0.15
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch < 2 or not 0 < self.held_out <= 0.5:
+            raise ConfigError(f"epochs = {self.epochs} (1 or more), batch = {self.batch} (2 or more), held_out = {self.held_out} (to 0.5)")
+        if not 0 <= self.last_rate <= self.rate or not 0 <= self.momentum < 1 or self.weight_decay < 0 or min(self.exits) < 0:
+            raise ConfigError("0 <= last_rate <= rate, momentum in [0, 1), weight_decay and the exits' weights not negative expected")
+
+    def rate_at(self, done: float) -> float:
+        """Learning rate when a share ``done`` of all steps is over."""
+        return self.last_rate + 0.5 * (self.rate - self.last_rate) * (1 + math.cos(math.pi * done))
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedExits:
+    """What a run gave.
+
+    Args:
+        net: with the weights of the best epoch, in eval mode.
+        areas: macro one-against-the-rest AUROC of the last exit on the held-out images, after each epoch.
+        epoch: the one that was kept, from 0.
+        train, held_out: rows of the images in each part.
+    """
+
+    net: MultiExitResNet
+    areas: tuple[float, ...]
+    epoch: int
+    train: Int64[Tensor, " n"]
+    held_out: Int64[Tensor, " m"]
+
+
+def train_multi_exit(
+    images: Float[Tensor, "n c h w"],
+    labels: Int64[Tensor, " n"],
+    plan: ExitPlan,
+    *,
+    spec: Input,
+    depth: int = 18,
+    width: int = 64,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Callable[[int, float, float], None] | None = None,
+) -> TrainedExits:
+    """Train on images in memory, with ``loss = sum_e w_e CE(logits_e, y)`` and random shifts and flips.
+
+    Args:
+        images: prepared, in [0, 1].
+        labels: 0 ... K-1.
+        spec: what the network sees: size and normalisation of the images.
+        seed: of weights, division, batches and views.
+        progress: told epoch, mean loss, and area on the held-out images.
+
+    Raises:
+        ConfigError: labels are not 0 ... K-1 with at least two images each, K of 2 or more.
+    """
+    counts = labels.bincount() if len(labels) and int(labels.min()) >= 0 else torch.zeros(0)
+    if len(counts) < 2 or int(counts.min()) < 2 or len(labels) != len(images):
+        raise ConfigError(f"labels must be 0 ... K-1, K of 2 or more, two images of each, one for each of the {len(images)} images")
+    rng, place = torch.Generator().manual_seed(seed), resolve_device(device)
+    train, held_out = _divided(labels, plan.held_out, rng)
+    net = MultiExitResNet(len(counts), depth=depth, channels=spec.channels, width=width, generator=rng).to(place)
+    optimiser = torch.optim.SGD(net.parameters(), lr=plan.rate, momentum=plan.momentum, weight_decay=plan.weight_decay)
+    best, areas = copy.deepcopy(net.state_dict()), list[float]()
+    for epoch in range(plan.epochs):
+        loss = _epoch(net, optimiser, images, labels, train, plan, epoch, spec, rng)
+        areas.append(_area(net, images[held_out], labels[held_out], spec, plan.batch))
+        if areas[-1] > max(areas[:-1], default=-1.0):
+            best = copy.deepcopy(net.state_dict())
+        if progress is not None:
+            progress(epoch, loss, areas[-1])
+    net.load_state_dict(best)
+    return TrainedExits(net.eval(), tuple(areas), int(np.argmax(areas)), train, held_out)
+
+
+def with_own_exits(net: MultiExitResNet, spec: Input, *, device: str = "cpu") -> WithExits:
+    """The network as an encoder whose exits are its own."""
+    base = ClassifierEncoder(net, layers=STAGES, spec=spec, device=device)
+    weights, biases = net.heads()
+    return WithExits(base, Exits(STAGES, tuple(weights), tuple(biases)).to(resolve_device(device)))
+
+
+def exit_loss(logits: list[Tensor], labels: Int64[Tensor, " n"], weights: tuple[float, ...]) -> Float[Tensor, ""]:
+    """``sum_e w_e CE(logits_e, y)``."""
+    total: Tensor = torch.stack([w * functional.cross_entropy(z, labels) for w, z in zip(weights, logits, strict=True)]).sum()
+    return total
+
+
+def _divided(labels: Int64[Tensor, " n"], share: float, rng: torch.Generator) -> tuple[Int64[Tensor, " a"], Int64[Tensor, " b"]]:
+    """A share of each class is held out, one image at least."""
+    train, held = [], []
+    for label in labels.unique():
+        rows = torch.nonzero(labels == label).flatten()
+        rows = rows[torch.randperm(len(rows), generator=rng)]
+        count = min(len(rows) - 1, max(1, round(share * len(rows))))
+        held.append(rows[:count])
+        train.append(rows[count:])
+    return torch.cat(train).sort().values, torch.cat(held).sort().values
+
+
+def _epoch(
+    net: MultiExitResNet,
+    optimiser: torch.optim.Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    train: Tensor,
+    plan: ExitPlan,
+    epoch: int,
+    spec: Input,
+    rng: torch.Generator,
+) -> float:
+    """One pass; the mean loss."""
+    net.train()
+    batches = [rows for rows in _order(labels, train, plan.balanced, rng).split(plan.batch) if len(rows) > 1]
+    losses = []
+    for i, rows in enumerate(batches):
+        for group in optimiser.param_groups:
+            group["lr"] = plan.rate_at((epoch * len(batches) + i) / (plan.epochs * len(batches)))
+        optimiser.zero_grad()
+        place = next(net.parameters()).device
+        loss = exit_loss(net.logits(_seen(moved(images[rows], rng).to(place), spec)), labels[rows].to(place), plan.exits)
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    return float(np.mean(losses)) if losses else float("nan")
+
+
+def _order(labels: Int64[Tensor, " n"], train: Int64[Tensor, " t"], balanced: bool, rng: torch.Generator) -> Int64[Tensor, " t"]:
+    if not balanced:
+        return train[torch.randperm(len(train), generator=rng)]
+    chances = 1.0 / labels[train].bincount()[labels[train]]
+    return train[torch.multinomial(chances, len(train), replacement=True, generator=rng)]
+
+
+def moved(images: Float[Tensor, "n c h w"], rng: torch.Generator) -> Float[Tensor, "n c h w"]:
+    """Each image flipped at random along both axes, and shifted by up to an eighth of its side, mirrored at the border."""
+    height, width = images.shape[2:]
+    draws = torch.rand(len(images), 4, generator=rng)
+    flips = torch.where(draws[:, :2] < 0.5, -1.0, 1.0)
+    shift = 0.5 * (draws[:, 2:] - 0.5)
+    theta = torch.zeros(len(images), 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = flips[:, 0], flips[:, 1], shift
+    grid = functional.affine_grid(theta.to(images.device), [len(images), images.shape[1], height, width], align_corners=False)
+    return functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+
+
+def _seen(images: Float[Tensor, "n c h w"], spec: Input) -> Float[Tensor, "n d h w"]:
+    return normalise(images, spec).expand(-1, spec.channels, -1, -1).contiguous()
+
+
+def _area(net: MultiExitResNet, images: Tensor, labels: Tensor, spec: Input, batch: int) -> float:
+    """Macro one-against-the-rest AUROC of the last exit, ties counted by half."""
+    net.eval()
+    place = next(net.parameters()).device
+    with torch.no_grad():
+        chances = torch.cat([net(_seen(part.to(place), spec)).double().softmax(dim=1).cpu() for part in images.split(batch)])
+    areas = []
+    for k in labels.unique():
+        own, other = chances[labels == k, k], chances[labels != k, k]
+        above = (own[:, None] > other).double() + 0.5 * (own[:, None] == other).double()
+        areas.append(float(above.mean()))
+    return float(np.mean(areas))
