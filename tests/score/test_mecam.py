@@ -258,6 +258,29 @@ def test_a_parameter_out_of_range_is_refused(key: str, value: object) -> None:
         MECAM.from_params({key: value})
 
 
+def test_two_sided_is_the_distance_to_the_usual_change_in_deviations() -> None:
+    rng, detector = np.random.default_rng(0), MECAM(two_sided=True)
+    before, after = rng.normal(size=(2, 50, 6))
+    logs = np.log(((before - after) ** 2).mean(axis=1))
+    batches = [
+        {"mecam.features": torch.tensor(before[i : i + 20]), detector.masked: torch.tensor(after[i : i + 20])} for i in range(0, 50, 20)
+    ]
+    fitted = detector.fit(batches)
+    expected = np.abs(logs - logs.mean()) / logs.std(ddof=1)
+    np.testing.assert_allclose(torch.cat([fitted.score(batch) for batch in batches]), expected, rtol=1e-5)
+    with pytest.raises(SignalError, match="the change of the 1 images does not vary"):
+        detector.fit([{k: v[:1] for k, v in batches[0].items()}])
+
+
+def test_two_sided_finds_what_is_evidence_everywhere_and_what_is_nowhere() -> None:
+    reader, detector = finder(), MECAM(two_sided=True)
+    usual, white, black = (
+        reader.encode(x, detector.needs) for x in (discs(40), torch.full((1, 1, 64, 64), 0.95), torch.zeros(1, 1, 64, 64))
+    )
+    fitted = detector.fit([usual])
+    assert float(fitted.score(usual).max()) < min(float(fitted.score(white)), float(fitted.score(black)))
+
+
 def test_other_widths_and_no_map_are_refused() -> None:
     name = MECAM().masked
     both = {"mecam.features": torch.zeros(3, 4), name: torch.zeros(3, 4)}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.nn import functional
 
@@ -19,6 +19,9 @@ Fill = Literal["zero", "mean", "blur"]
 FILLS: tuple[Fill, ...] = ("zero", "mean", "blur")
 """By their numbers in the name of the signal."""
 
+SMALLEST = 1e-12
+"""Change below which the logarithm stays as it is: rounding of features in single precision."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MECAM(Localiser):
@@ -29,11 +32,12 @@ class MECAM(Localiser):
     of all. ``d`` is the mean of squared differences. The paper's number is ``d``, higher = in-distribution: there the evidence has a
     place, and hiding it changes the features. The map is M: where the classifier looks, which is not where the image is odd.
 
-    Needs a network with exits. Nothing to fit; scoring costs two forward passes an image and no gradient, shared with other settings of
-    ``distance``; the state is one number.
+    Needs a network with exits. Nothing to fit unless ``two_sided``; scoring costs two forward passes an image and no gradient, shared
+    with other settings of ``distance`` and ``two_sided``; the state is one number, or three.
 
-    Fails where an odd image makes the exits sure of a class everywhere: all of it is hidden, its features change most, and it looks
-    more usual than any; exits added to a frozen network are prone to that. Fails with two classes: an undecided exit sees 1/2
+    Fails where an odd image makes the exits sure of a class everywhere, or is brighter than the usual ones: much light is hidden, its
+    features change most, and it looks more usual than any, so that the order may be turned round as a whole. ``two_sided`` asks instead
+    how far the change lies from the usual one, on a scale of logarithms. Fails with two classes: an undecided exit sees 1/2
     everywhere, so the image is dimmed as a whole and the score measures what brightness does; the floor is 1/K, and ``above_chance``
     takes it off. Zeros are black and a shift of their own, which ``fill`` avoids. The mean square grows with the length of the
     features, so images or networks with longer ones look less odd; ``relative`` does not. The authors' images from other kinds of
@@ -44,6 +48,7 @@ class MECAM(Localiser):
         target: ``last``: the class of the last exit everywhere; ``per_exit``: each exit's own likeliest class.
         fill: what hidden places show: ``zero`` (black), ``mean`` of each channel, or the image itself under a ``blur``.
         distance: ``mse`` (mean over the features), ``cosine`` (1 - cosine), or ``relative`` (``|v - v'|^2 / |v|^2``).
+        two_sided: ``|log d - mean| / deviation`` of the in-distribution images, in deviations, at least 0; not in the paper.
         above_chance: stretch probabilities p to ``max(0, (p - 1/K) / (1 - 1/K))`` before they hide anything; not in the paper.
     """
 
@@ -51,6 +56,7 @@ class MECAM(Localiser):
     target: Literal["last", "per_exit"] = "last"
     fill: Fill = "zero"
     distance: Literal["mse", "cosine", "relative"] = "mse"
+    two_sided: bool = False
     above_chance: bool = False
 
     passes: ClassVar[str] = "2F"
@@ -96,20 +102,40 @@ class MECAM(Localiser):
         widths = {rows_of(batch, name, self.method()).shape[1] for batch in batches for name in self.needs}
         if len(widths) != 1:
             raise SignalError(f"mecam: batches have features of different widths {sorted(widths)}")
-        return {"width": torch.tensor(widths.pop())}
+        width = widths.pop()
+        state = {"width": torch.tensor(width)}
+        return {**state, **self._usual(batches, width)} if self.two_sided else state
+
+    def _usual(self, batches: Iterable[Signals], width: int) -> dict[str, Tensor]:
+        """Mean and deviation of the logarithm of the change."""
+        logs = [_log(self._change(batch, width)) for batch in batches]
+        count = sum(len(part) for part in logs)
+        mean = torch.stack([part.sum() for part in logs]).sum() / count
+        deviation = (torch.stack([(part - mean).square().sum() for part in logs]).sum() / max(count - 1, 1)).sqrt()
+        if not float(deviation) > 0:
+            raise SignalError(f"mecam: the change of the {count} images does not vary: at least two different images are needed")
+        return {"mean": mean, "deviation": deviation}
 
     def raw_score(self, state: State, signals: Signals) -> Float[Tensor, " n"]:
-        width = int(state["width"])
+        change = self._change(signals, int(state["width"]))
+        return (_log(change) - state["mean"]).abs() / state["deviation"] if self.two_sided else -change
+
+    def _change(self, signals: Signals, width: int) -> Float64[Tensor, " n"]:
+        """Distance of the features before and after, at least 0."""
         before, after = (rows_of(signals, name, self.method(), width) for name in ("mecam.features", self.masked))
         if self.distance == "cosine":
-            return functional.cosine_similarity(before, after, dim=1, eps=1e-12) - 1
+            return (1 - functional.cosine_similarity(before, after, dim=1, eps=1e-12)).clamp_min(0)
         change = (before - after).square()
         if self.distance == "mse":
-            return -change.mean(dim=1)
-        return -change.sum(dim=1) / before.square().sum(dim=1).clamp_min(1e-24)
+            return change.mean(dim=1)
+        return change.sum(dim=1) / before.square().sum(dim=1).clamp_min(1e-24)
 
     def raw_map(self, state: State, signals: Signals) -> Float[Tensor, "n h w"]:
         shown = signals[self.evidence]
         if shown.ndim != 4 or shown.shape[1] != 1:
             raise SignalError(f"mecam: {self.evidence} of shape {tuple(shown.shape)} must be (N, 1, H, W)")
         return shown[:, 0]
+
+
+def _log(change: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
+    return change.clamp_min(SMALLEST).log()
