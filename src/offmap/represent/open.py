@@ -202,8 +202,8 @@ def _given(config: Mapping[str, Any], given: Given, trust: bool, device: str) ->
 
 def _open_already(config: Mapping[str, Any], given: Encoder) -> Encoder:
     """The encoder itself, where it was opened as the gate's was; whether its weights are the same is asked later."""
-    have = json.loads(json.dumps(given.config()))
-    other = sorted(key for key in config if key not in ("name", "sha256") and have.get(key) != config[key])
+    have, fitted = (json.loads(json.dumps(values)) for values in (given.config(), config))
+    other = sorted(key for key in fitted if key not in ("name", "sha256") and have.get(key) != fitted[key])
     if other:
         raise BundleError(f"encoder {given.name} was opened with other values of {', '.join(other)} than the gate was fitted with")
     return given
