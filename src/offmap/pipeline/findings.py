@@ -34,7 +34,7 @@ def evidence(
         "auroc_of_file_forms": round(chosen.form, 4),
         "best": best.one.name,
         "best_auroc": round(best.mean, 4),
-        "detectors_compared": len(standings),
+        "detectors_compared": len(candidates(standings)),
         "images_fit": sizes[0],
         "images_held_out": sizes[1],
         "images_tested": sizes[2],
