@@ -15,6 +15,8 @@ RESULTS = HERE / "results"
 Line = dict[str, str]
 BOTH = "half_jpeg85"
 DEFAULT = "multilayer_mahalanobis"
+FORM = "conditional, scaled by layer, mean, without the shallowest"
+"""The default in the ablation."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ def accuracy(name: str, words: str, near: float, extra: bool) -> list[Goal]:
         [("far, built-in encoder", "far", 0.998), ("worst far pair, built-in encoder", "far_worst", 0.96)] if extra else []
     )
     row = line_of(f"near_far_v1_{name}", DEFAULT)
+    row = row or next((r for r in read_csv(RESULTS / f"multilayer_{name}.csv") if r["form"] == FORM), None)
     if row is None:
         return [missing(what, f">= {bound:g}") for what, _, bound in asked]
     goals = []
@@ -293,13 +296,9 @@ def page(hub: str) -> list[str]:
         "",
         *section("suite_near_far_v1_builtin"),
         "",
-        "### Built-in encoder, recipe `fine`",
-        "",
-        *section("suite_near_far_v1_builtin_fine"),
-        "",
         "### MobileNetV2 trained on ImageNet, as hub encoder",
         "",
-        *section(f"suite_near_far_v1_{hub}"),
+        *section(f"multilayer_{hub}"),
         "",
         "### Other libraries on the same features",
         "",
@@ -320,9 +319,13 @@ def page(hub: str) -> list[str]:
         "",
         "## False alarms",
         "",
+        "Measured with the former default (each layer by itself, log-sum-exp); the guarantee does not depend on the detector.",
+        "",
         *section("false_alarms"),
         "",
         "## File form is not content",
+        "",
+        "Measured with the former default; what the present one keeps is told [above](#why-this-default).",
         "",
         "### Built-in encoder",
         "",
@@ -333,6 +336,8 @@ def page(hub: str) -> list[str]:
         *section(f"file_forms_{hub}"),
         "",
         "## Speed and memory",
+        "",
+        "Measured with the former default, whose score takes 0.02 ms an image and fold where the present one takes 0.03.",
         "",
         *section("speed"),
         "",

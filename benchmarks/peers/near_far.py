@@ -51,10 +51,9 @@ def theirs() -> dict[str, Callable[[Tensor], Scorer]]:
 
     found |= {
         "pytorch-ood Mahalanobis": lambda rows: fitted(ood.Mahalanobis(None), rows),
-        "pytorch-ood MultiMahalanobis (one layer)": lambda rows: fitted(ood.Mahalanobis(None, eps=1e-3), rows),
-        "pytorch-ood KNN, k=1": lambda rows: fitted(ood.KNN(None, n_neighbors=1), rows),
-        "pytorch-ood KNN, k=5": lambda rows: fitted(ood.KNN(None, n_neighbors=5), rows),
-        "pytorch-ood GMM, one component": lambda rows: fitted(ood.GMM(None, n_components=1), rows),
+        "pytorch-ood KNN, k=50": lambda rows: fitted(ood.KNN(None), rows),
+        "pytorch-ood KNN, k=5": lambda rows: fitted(ood.KNN(None, k=5), rows),
+        "pytorch-ood GMM": lambda rows: fitted(ood.GMM(None), rows),
     }
     return found
 
@@ -136,6 +135,7 @@ def main() -> None:
     parser.add_argument("--suite", default="near-far-v1")
     parser.add_argument("--encoder", default=None)
     parser.add_argument("--seeds", type=int, default=None)
+    parser.add_argument("--only", default="", help="peers whose name begins so")
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parents[1] / "results")
     args = parser.parse_args()
     found = compare(args.suite, out=args.folder, methods=OURS, encoder=args.encoder, seeds=args.seeds)
@@ -143,7 +143,7 @@ def main() -> None:
     for key in [k for k in found.results.values if k[0] in OURS]:
         results.values[key], results.samples[key] = found.results.values[key], found.results.samples[key]
     results.rows += [row for row in found.results.rows if row["method"] in OURS and row["status"] == "ok"]
-    for name, fit in theirs().items():
+    for name, fit in ((n, f) for n, f in theirs().items() if n.startswith(args.only)):
         for unit in (False, True):
             try:
                 scored(found.bench, results, name, fit, unit=unit)

@@ -8,6 +8,7 @@ import torch
 
 from offmap.core import bundle
 from offmap.core.detector import Fitted, Localiser
+from offmap.core.types import STATIC
 from offmap.testing.subject import Check, Subject, demand, rows_of, same
 
 
@@ -111,6 +112,16 @@ def works_in_single_precision(subject: Subject) -> None:
     same(fitted.score(signals), subject.fit(exact).score(double), "fitted on float32 and float64 signals", tolerance=1e-3)
 
 
+def takes_batches_of_mixed_types(subject: Subject) -> None:
+    """Batches in float32 and in float64, one after the other, give the same detector within 0.1 %."""
+    signals = subject.unseen(24)
+    mixed = [
+        {k: v.double() if i % 2 and v.is_floating_point() and k not in STATIC else v for k, v in batch.items()}
+        for i, batch in enumerate(subject.batches())
+    ]
+    same(subject.fitted().score(signals), subject.fit(mixed).score(signals), "fitted on batches of mixed types", tolerance=1e-3)
+
+
 def maps_where_it_is_odd(subject: Subject) -> None:
     """A localiser's map is (N, *S), float32, finite, the same alone and in a batch, and higher where the shift was planted."""
     if not isinstance(subject.detector, Localiser):
@@ -140,5 +151,6 @@ CHECKS: tuple[Check, ...] = (
     is_deterministic,
     ignores_how_images_are_batched,
     works_in_single_precision,
+    takes_batches_of_mixed_types,
     maps_where_it_is_odd,
 )
