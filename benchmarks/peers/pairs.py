@@ -192,7 +192,9 @@ def _forest(_: Any, case: Case) -> Score:
     from sklearn.ensemble import IsolationForest as Forest
 
     pca = PCA(64, svd_solver="covariance_eigh").fit(case.fit.features.double().numpy())
-    made = Forest(100, max_samples=256, random_state=0, n_jobs=-1).fit(pca.transform(case.fit.features.numpy()).astype(np.float32))
+    made = Forest(n_estimators=100, max_samples=256, random_state=0, n_jobs=-1).fit(
+        pca.transform(case.fit.features.numpy()).astype(np.float32)
+    )
     return lambda: -made.score_samples(pca.transform(case.asked.features.numpy()).astype(np.float32))
 
 
