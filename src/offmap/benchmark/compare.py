@@ -99,7 +99,10 @@ def compare(
 
 
 def _encoder(suite: Suite, plan: Recipe, given: Given | None, device: str, trust: bool) -> tuple[Encoder, Encoder | None]:
-    """The encoder, and the one under its head where the head is trained on the suite's labels."""
+    """The encoder, and the one under its head where the head is trained on the suite's labels.
+
+    A classifier that the user gives keeps its head; that of a hub model, which knows other classes, is replaced.
+    """
     published = [each.classifier for each in suite.ids if each.classifier is not None]
     if given is None and published:
         if len(suite.ids) > 1:
@@ -113,7 +116,7 @@ def _encoder(suite: Suite, plan: Recipe, given: Given | None, device: str, trust
     )
     if suite.volumes:
         return SliceWise(network), None
-    if not any(each.labels for each in suite.ids) or "logits" in network.provides or not isinstance(network, Backboned):
+    if not any(each.labels for each in suite.ids) or not isinstance(network, Backboned):
         return network, None
     size = width(network)
     return probed(network, torch.zeros(2, size), torch.zeros(2), device=device), network
