@@ -1,6 +1,7 @@
 """A network with four exits: published sizes, exits as convolutions, a toy training, and the encoder that it makes."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -75,6 +76,18 @@ def test_a_toy_training_learns_repeats_itself_and_keeps_the_best_epoch() -> None
     assert labels[first.held_out].bincount().tolist() == [3, 3, 3]
 
 
+def test_half_precision_learns_as_well_and_epochs_can_be_watched() -> None:
+    x, labels = stripes()
+    seen: list[int] = []
+    found = train_multi_exit(
+        x, labels, replace(PLAN, precision="bfloat16"), spec=SPEC, width=4, watch=lambda epoch, net: seen.append(epoch + 10 * net.training)
+    )
+    assert seen == [0, 1, 2, 3]
+    assert {p.dtype for p in found.net.parameters()} == {torch.float32}
+    plain = train_multi_exit(x, labels, PLAN, spec=SPEC, width=4)
+    assert found.areas[found.epoch] >= plain.areas[plain.epoch] - 0.05
+
+
 def test_as_an_encoder_it_shows_its_own_exits_and_is_a_classifier() -> None:
     x, labels = stripes()
     net = train_multi_exit(x, labels, PLAN, spec=SPEC, width=4).net
@@ -111,6 +124,6 @@ def test_values_out_of_range_are_named() -> None:
             train_multi_exit(x, torch.tensor(labels), PLAN, spec=SPEC, width=4)
     with pytest.raises(ConfigError, match="depth = 34 must be 18 or 50"):
         MultiExitResNet(3, depth=34)
-    for values in ({"epochs": 0}, {"held_out": 0.0}, {"rate": 0.0}, {"momentum": 1.0}):
+    for values in ({"epochs": 0}, {"held_out": 0.0}, {"rate": 0.0}, {"momentum": 1.0}, {"precision": "half"}):
         with pytest.raises(ConfigError):
             ExitPlan(**values)  # type: ignore[arg-type]
