@@ -14,6 +14,7 @@ NAMES = {
     "corruptions",
     "labels",
     "mecam-isic",
+    "mecam-local",
     "mecam-pathmnist",
     "medmnist",
     "near-far-v1",

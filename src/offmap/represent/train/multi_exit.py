@@ -53,8 +53,6 @@ class ExitPlan:
             raise ConfigError(f"epochs = {self.epochs} (1 or more), batch = {self.batch} (2 or more), held_out = {self.held_out} (to 0.5)")
         if not 0 <= self.last_rate <= self.rate or not 0 <= self.momentum < 1 or self.weight_decay < 0 or min(self.exits) < 0:
             raise ConfigError("0 <= last_rate <= rate, momentum in [0, 1), weight_decay and the exits' weights not negative expected")
-        if self.precision not in ("float32", "bfloat16"):
-            raise ConfigError(f"precision = {self.precision!r} must be 'float32' or 'bfloat16'")
 
     def rate_at(self, done: float) -> float:
         """Learning rate when a share ``done`` of all steps is over."""
