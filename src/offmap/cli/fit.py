@@ -106,9 +106,12 @@ def finish(identity: str, card: Mapping[str, Any], out: Path, expect: str | None
 
 def told(card: Mapping[str, Any]) -> list[str]:
     """What a person should know of a gate that was just fitted."""
+    from offmap.pipeline.training import told as sentence
+
     data, calibration = card["data"], card["calibration"]
     reach = " and ".join(calibration["reachable"]) or "no flag"
     lines = [
+        *([sentence(card["training"])] if "training" in card else []),
         f"Fitted recipe {card['recipe']!r} on {data['n_used']} images with the encoder {card['encoder']['name']}.",
         f"Calibrated on {calibration['n']} ({calibration['kind']}): at most {calibration['cap_bits']} bits; {reach} within reach.",
         calibration["guarantee"],

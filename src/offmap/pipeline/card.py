@@ -26,6 +26,7 @@ def card(gate: "Gate") -> dict[str, Any]:
             "layers": list(gate.encoder.layers),
             "input": f"{gate.encoder.input.size} x {gate.encoder.input.size} pixels",
         },
+        **({"training": gate.facts["training"]} if gate.facts.get("training") else {}),
         "detectors": [
             {"name": name, "method": d.method(), "params": d.params(), "reference": type(d).reference, "passes": d.passes}
             for name, d in gate.recipe.parts.items()

@@ -6,16 +6,15 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from offmap.core.duplicates import find
 from offmap.core.errors import ConfigError, DataError
-from offmap.core.types import STATIC, Image, NotAssessed
+from offmap.core.types import STATIC, Image, NotAssessed, Signals
 from offmap.explain.neighbours import decode, thumbnail
 from offmap.pipeline.inputs import PathLike
-from offmap.pipeline.store import SignalStore
 from offmap.pipeline.stream import Batch, Progress
 
 LISTED = 200
@@ -45,6 +44,12 @@ class Collected:
         """Number of images in the store."""
         return len(self.kept)
 
+    def of(self, rows: np.ndarray) -> "Collected":
+        """What is remembered of some of the kept images."""
+        at = rows.tolist()
+        prints, pictures = ([each[i] for i in at] if each else [] for each in (self.prints, self.pictures))
+        return Collected([self.kept[i] for i in at], self.dropped, prints, [self.labels[i] for i in at], pictures)
+
     def copies(self) -> list[tuple[int, ...]]:
         """Groups of images that are copies of one another (saved again, resized, flipped)."""
         return find(np.stack(self.prints), [i.digest for i in self.kept]) if self.prints else []
@@ -54,9 +59,17 @@ class Collected:
         return hashlib.sha256("".join(sorted(i.digest for i in self.kept)).encode()).hexdigest()
 
 
+@runtime_checkable
+class Shelf(Protocol):
+    """Whatever keeps the signals of a batch."""
+
+    def append(self, signals: Signals) -> None:
+        """Keep one batch."""
+
+
 def collect(
     batches: Iterable[Batch],
-    store: SignalStore,
+    store: Shelf,
     into: Collected,
     *,
     limit: int | None,
@@ -174,13 +187,18 @@ def warnings(data: Collected, copies: Sequence[tuple[int, ...]]) -> list[str]:
     return out
 
 
-def require(data: Collected, smallest: int) -> None:
-    """Refuse a set that is too small.
+def require(data: Collected, smallest: int, labels: Mapping[str, str]) -> None:
+    """Refuse a set that is too small, or that a table of labels does not name.
 
     Raises:
         DataError: no image, or fewer than ``smallest``; says what was dropped and what to do.
+        ConfigError: no image has one of the labels.
     """
     if data.n >= smallest:
+        if labels and not any(data.labels):
+            raise ConfigError(
+                f"labels: none of the {data.n} images is in the table; write each path as it is given, or relative to the table"
+            )
         return
     reasons = ", ".join(f"{n} {reason}" for reason, n in Counter(d.reason for d in data.dropped).most_common())
     left_out = f"; {len(data.dropped)} could not be used ({reasons})" if data.dropped else ""

@@ -1,17 +1,17 @@
 """Exits for a network from labelled image files, prepared as a gate prepares them."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from offmap.core.errors import ConfigError, DataError
+from offmap.core.errors import DataError
 from offmap.pipeline import recipe as recipes
-from offmap.pipeline.collect import codes, read_labels
+from offmap.pipeline.collect import codes
 from offmap.pipeline.gate import cores
-from offmap.pipeline.inputs import PathLike, images, is_array, paths
+from offmap.pipeline.inputs import images, is_array, paths
+from offmap.pipeline.labels import Labels, table_of
 from offmap.pipeline.stream import Stream
 from offmap.represent.device import resolve_device
 from offmap.represent.multi_exit import WithExits, train_exits
@@ -23,7 +23,7 @@ IMAGE = frozenset({"image"})
 def add_exits(
     train: Any,
     *,
-    labels: PathLike | Sequence[str] | None = None,
+    labels: Labels = None,
     recipe: str = recipes.STANDARD,
     settings: Mapping[str, str] | None = None,
     encoder: Given | None = None,
@@ -41,7 +41,7 @@ def add_exits(
 
     Args:
         train: paths, folders, globs, manifests (a column ``label`` is used), or an array (then with ``axes``).
-        labels: CSV with the columns ``path`` and ``label``; of an array, one name for each image.
+        labels: CSV with the columns ``path`` and ``label``; of an array, one name or number for each image.
         recipe, settings: whose preparation is used; that of the gate.
         encoder: as for ``offmap.fit``.
         layers: where exits are added; the four deepest maps when empty.
@@ -64,20 +64,13 @@ def add_exits(
     return WithExits(network, train_exits(network, _labelled(stream, train, labels, axes), layers=layers, strength=strength))
 
 
-def _labelled(stream: Stream, train: Any, labels: PathLike | Sequence[str] | None, axes: str) -> Iterator[tuple[Tensor, Tensor]]:
+def _labelled(stream: Stream, train: Any, labels: Labels, axes: str) -> Iterator[tuple[Tensor, Tensor]]:
     """Prepared images with codes of their labels, batch by batch; codes follow the order of the names."""
+    table = table_of(labels, train, axes, needed=True)
     if is_array(train):
-        if labels is None or isinstance(labels, str | Path):
-            raise ConfigError("exits of an array need labels = a sequence with one name for each image")
-        if axes.upper().startswith("N") and len(labels) != len(train):
-            raise ConfigError(f"there are {len(train)} images, {len(labels)} labels")
-        table = {f"array[{i}]": label for i, label in enumerate(labels)}
         batches, names = stream.over_images(images(train, axes=axes)), set(table.values())
     else:
-        if not (labels is None or isinstance(labels, str | Path)):
-            raise ConfigError("exits of files need labels = a CSV with the columns path and label, or a manifest with a column label")
         sources = paths(train, volumes=False).sources
-        table = read_labels(labels) if labels is not None else {}
         batches, names = stream.over(sources), {*table.values(), *(s.meta.get("label", "") for s in sources)}
     place = {name: i for i, name in enumerate(sorted(names))}
     read = 0

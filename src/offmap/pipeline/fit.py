@@ -2,7 +2,7 @@
 
 import datetime
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,18 +15,22 @@ from offmap.core.types import Source
 from offmap.explain.neighbours import Neighbours
 from offmap.pipeline import recipe as recipes
 from offmap.pipeline.card import out_of_reach
-from offmap.pipeline.collect import Collected, codes, collect, facts, read_labels, require, warnings
+from offmap.pipeline.collect import Collected, Shelf, codes, collect, facts, require, warnings
 from offmap.pipeline.gate import Gate, cores
-from offmap.pipeline.inputs import PathLike, images, is_array, paths
+from offmap.pipeline.inputs import images, is_array, paths
+from offmap.pipeline.labels import Labels, table_of
 from offmap.pipeline.learn import MAP_ROWS, SMALLEST, divide, fit_scorer, wanted
 from offmap.pipeline.recipe import Recipe
 from offmap.pipeline.store import SignalStore
 from offmap.pipeline.stream import Progress, Stream
+from offmap.pipeline.training import Pixels, fill, shares
+from offmap.pipeline.training import train as train_network
 from offmap.represent.device import resolve_device
 from offmap.represent.open import Given, open_encoder
 from offmap.represent.patches import Patches
 from offmap.represent.proxy import with_proxies, without_proxies
 from offmap.represent.slices import SliceWise
+from offmap.represent.trained import TrainedEncoder
 
 
 def fit(
@@ -36,7 +40,7 @@ def fit(
     settings: Mapping[str, str] | None = None,
     encoder: Given | None = None,
     layers: Sequence[str] = (),
-    labels: PathLike | None = None,
+    labels: Labels = None,
     alpha: float | None = None,
     volumes: bool = False,
     keep_neighbours: bool = False,
@@ -59,7 +63,8 @@ def fit(
         encoder: ``builtin``, ``hub:NAME_OR_DIR``, ``classifier:FILE``, a ``torch.nn.Module``, a list of classifiers (an
             ensemble), or an open ``Encoder``; default the recipe's.
         layers: names of the encoder's layers to use.
-        labels: CSV with the columns ``path`` and ``label``, for methods that use classes.
+        labels: CSV with the columns ``path`` and ``label``, for methods that use classes and recipes that train a classifier; of an array,
+            one name or number for each image.
         alpha: share of in-distribution images that may be flagged; ``reject`` at a tenth of it.
         volumes: one item per DICOM series or NIfTI file instead of one per slice.
         keep_neighbours: keep features and thumbnails of the images in the gate, to show the nearest ones (thumbnails are patient images).
@@ -79,10 +84,12 @@ def fit(
         raise ConfigError(f"limit = {limit}: a gate needs at least {SMALLEST} images, and 200 to reach every verdict")
     spec = encoder if isinstance(encoder, str) else None
     plan = recipes.with_choices(recipes.read(recipe, settings), encoder=spec, layers=layers, alpha=alpha)
+    plan = plan if encoder is None or isinstance(encoder, str) else recipes.without_training(plan)
+    _check(plan, settings or {}, volumes)
     where = resolve_device(device)
     network = _encoder(plan, encoder, where, volumes=volumes, trust=trust_classifier)
     scores, maps = wanted(plan, network)
-    known_labels = read_labels(labels) if labels is not None else {}
+    known_labels = table_of(labels, train, axes)
     stream = Stream(
         network,
         plan.preparation(network.input.size),
@@ -97,26 +104,95 @@ def fit(
     )
     data = Collected()
     with SignalStore(network.layers, map_rows=None if any(n.startswith("feature_map") for n in scores) else MAP_ROWS) as store:
-        found, skipped = _read(train, stream, maps, store, data, known_labels, limit, seed, axes, spacing, progress)
-        require(data, SMALLEST)
-        return _finish(plan, stream, store, data, found, skipped, seed, volumes, keep_neighbours, progress)
+        if plan.train is None:
+            found, skipped = _read(train, stream, maps, store, data, known_labels, limit, seed, axes, spacing, progress)
+            require(data, SMALLEST, known_labels)
+            material = Material(data, data, found, skipped)
+        else:
+            pixels = Pixels()
+            reader = replace(stream, needs=frozenset({"image"}))
+            found, skipped = _read(train, reader, frozenset(), pixels, data, known_labels, limit, seed, axes, spacing, progress)
+            require(data, SMALLEST, known_labels)
+            stream, material = _train(plan, stream, maps, store, pixels, Material(data, data, found, skipped), seed, progress)
+        return _finish(plan, stream, store, material, seed, volumes, keep_neighbours, progress)
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What was read.
+
+    Args:
+        data: all usable images.
+        used: those of them that are in the store.
+        found, skipped: items, and files that were passed over.
+        training: facts of the network's training, for the card; empty where it was there already.
+        warnings: of the training.
+    """
+
+    data: Collected
+    used: Collected
+    found: int
+    skipped: int
+    training: Mapping[str, Any] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
+
+
+def _check(plan: Recipe, settings: Mapping[str, str], volumes: bool) -> None:
+    """Choices that do not go together."""
+    own = plan.encoder
+    if plan.train is None:
+        idle = [key for key in settings if key.startswith("train.")]
+        if idle:
+            raise ConfigError(f"--set {idle[0]} changes nothing: the encoder that was given is trained already")
+        return
+    given = [name for name in ("layers", "text", "exits") if getattr(own, name)]
+    if given or volumes:
+        what = "--volumes" if volumes else f"[encoder] {given[0]}"
+        raise ConfigError(f"{what} does not go with [encoder] spec = {own.spec!r}, which trains a network on images")
 
 
 def _encoder(plan: Recipe, given: Given | None, device: torch.device, *, volumes: bool, trust: bool) -> Encoder:
+    if plan.train is not None:
+        return _with_proxies(plan, TrainedEncoder(plan.train, device=device))
     chosen = plan.encoder.spec if given is None or isinstance(given, str) else given
     own = plan.encoder
     network = open_encoder(chosen, layers=own.layers, device=str(device), trust_classifier=trust, text=own.text, exits=own.exits)
     if volumes:
         network = SliceWise(network) if plan.encoder.volumes == "slices" else Patches(network)
+    return _with_proxies(plan, network)
+
+
+def _with_proxies(plan: Recipe, network: Encoder) -> Encoder:
     asked: frozenset[str] = frozenset()
     return with_proxies(network, asked.union(*(d.fit_needs for d in plan.parts.values())), plan.encoder.proxies)
+
+
+def _train(
+    plan: Recipe,
+    stream: Stream,
+    maps: frozenset[str],
+    store: SignalStore,
+    pixels: Pixels,
+    read: Material,
+    seed: int,
+    progress: Progress | None,
+) -> tuple[Stream, Material]:
+    """The stream with the trained network; the store holds the images that did not train it."""
+    trainer, data, where = plan.train, read.data, stream.device
+    if trainer is None:
+        raise ConfigError(f"recipe {plan.name} trains no network")
+    parts = shares(trainer, data, data.copies(), seed)
+    network, facts, words = train_network(trainer, pixels, data, parts, seed=seed, device=where, progress=progress)
+    stream = replace(stream, encoder=_with_proxies(plan, network))
+    fill(store, stream.encoder, pixels, parts.gate, stream.needs, maps, device=where, progress=progress)
+    return stream, replace(read, used=data.of(parts.gate), training=facts, warnings=words)
 
 
 def _read(
     train: Any,
     stream: Stream,
     maps: frozenset[str],
-    store: SignalStore,
+    store: Shelf,
     data: Collected,
     labels: Mapping[str, str],
     limit: int | None,
@@ -129,7 +205,7 @@ def _read(
     with_maps = replace(stream, needs=stream.needs | maps)
     if is_array(train):
         collect(
-            with_maps.over_images(images(train, axes=axes, spacing=spacing)),
+            with_maps.over_images(images(train, axes=axes, spacing=spacing, shuffle=None if limit is None else seed)),
             store,
             data,
             limit=limit,
@@ -152,37 +228,37 @@ def _finish(
     plan: Recipe,
     stream: Stream,
     store: SignalStore,
-    data: Collected,
-    found: int,
-    skipped: int,
+    read: Material,
     seed: int,
     volumes: bool,
     keep_neighbours: bool,
     progress: Progress | None,
 ) -> Gate:
+    data, used = read.data, read.used
     copies = data.copies()
     label_names: list[str] = []
     if any(data.labels):
-        values, label_names = codes(data.labels)
-        store.add("label", values)
+        _, label_names = codes(data.labels)
+        store.add("label", np.array([label_names.index(label) for label in used.labels], dtype=np.int64))
     if progress is not None:
         progress({"event": "fit", "done": 0, "total": 1})
-    division = divide(plan.calibrate, data.kept, copies, seed)
+    division = divide(plan.calibrate, used.kept, used.copies() if used is not data else copies, seed)
     scorer = fit_scorer(plan, store, division, seed=seed, device=stream.device)
     known = {
-        "data": facts(data, copies, found, skipped),
-        "warnings": warnings(data, copies) + out_of_reach(scorer.ranks.n, plan.decide),
+        "data": facts(data, copies, read.found, read.skipped),
+        "warnings": [*read.warnings, *warnings(data, copies), *out_of_reach(scorer.ranks.n, plan.decide)],
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "version": offmap.__version__,
         "seed": seed,
         "volumes": volumes,
         "labels": label_names,
         "parts": [[len(p.fit), len(p.held_out), len(p.calibrate)] for p in division],
+        **({"training": dict(read.training)} if read.training else {}),
     }
     if progress is not None:
         progress({"event": "fit", "done": 1, "total": 1})
     neighbours = None
     if keep_neighbours:
         features = torch.from_numpy(store.vector("features.last"))
-        neighbours = Neighbours.fit(features, data.pictures, generator=torch.Generator().manual_seed(seed))
+        neighbours = Neighbours.fit(features, used.pictures, generator=torch.Generator().manual_seed(seed))
     return Gate(plan, without_proxies(stream.encoder), stream.preparation, scorer, known, neighbours, stream.device)

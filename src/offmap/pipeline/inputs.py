@@ -41,13 +41,14 @@ def sources(given: PathLike | Sequence[PathLike], *, volumes: bool) -> tuple[Sou
     return found.sources
 
 
-def images(array: Any, *, axes: str, spacing: Sequence[float] | None = None) -> Iterator[Image]:
+def images(array: Any, *, axes: str, spacing: Sequence[float] | None = None, shuffle: int | None = None) -> Iterator[Image]:
     """Images of an array.
 
     Args:
         array: numpy array or torch tensor of numbers.
         axes: one letter an axis: ``N`` items (may be absent), ``C`` channels (1 or 3), ``D H W`` space; ``"NHW"``, ``"NCHW"``, ``"NDHW"``.
         spacing: mm per pixel of the spatial axes, in their order in ``D H W``.
+        shuffle: seed of a random order; as they come when None.
 
     Raises:
         ConfigError: axes that do not fit the array, or channels other than 1 or 3.
@@ -58,8 +59,7 @@ def images(array: Any, *, axes: str, spacing: Sequence[float] | None = None) -> 
         raise ConfigError(f"axes = {axes!r} does not describe an array of shape {data.shape}: one letter of N, C, D, H, W an axis")
     if data.dtype.kind not in "buif":
         raise ConfigError(f"an array of {data.dtype} is no image; numbers expected")
-    order = [a for a in "NCDHW" if a in letters]
-    data = data.transpose([letters.index(a) for a in order])
+    data = data.transpose([letters.index(a) for a in "NCDHW" if a in letters])
     if "N" not in letters:
         data = data[None]
     if "C" not in letters:
@@ -69,8 +69,9 @@ def images(array: Any, *, axes: str, spacing: Sequence[float] | None = None) -> 
     mm = tuple(float(s) for s in spacing) if spacing is not None else None
     if mm is not None and (len(mm) != data.ndim - 2 or min(mm) <= 0):
         raise ConfigError(f"spacing = {mm} must hold {data.ndim - 2} positive numbers")
-    for i, pixels in enumerate(data):
-        yield _image(pixels, i, mm)
+    order = range(len(data)) if shuffle is None else np.random.default_rng(shuffle).permutation(len(data)).tolist()
+    for i in order:
+        yield _image(data[i], i, mm)
 
 
 def _image(pixels: np.ndarray, i: int, spacing: tuple[float, ...] | None) -> Image:

@@ -6,17 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from offmap.core import registry
 from offmap.core.component import Component, from_text, nearest
 from offmap.core.detector import Detector
 from offmap.core.errors import ConfigError
+from offmap.core.trainer import Trainer
 from offmap.decide.verdict import Thresholds
 from offmap.prepare.preparation import Preparation, Step
+from offmap.represent.trained import PREFIX as TRAIN
+from offmap.represent.trained import trainer_of
 
 STANDARD = "standard"
-_STAGES = ("encoder", "prepare", "forms", "score", "calibrate", "decide", "evidence")
+_STAGES = ("encoder", "train", "prepare", "forms", "score", "calibrate", "decide", "evidence")
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class EncoderChoice(Component):
     """Which encoder, and which of its layers.
 
     Args:
-        spec: ``builtin``, ``hub:NAME_OR_DIR`` or ``classifier:FILE``.
+        spec: ``builtin``, ``hub:NAME_OR_DIR``, ``classifier:FILE``, or ``train:NAME``: a network that is trained for this gate, with the
+            settings of the table ``[train]``.
         layers: names of layers; empty = the encoder's own choice.
         volumes: how a volume is seen: ``slices`` (every slice, pooled) or ``patches`` (3-D patches).
         text: what an image might show, for ``mcm``: prompts for the encoder's own text model (CLIP, SigLIP), or a ``.safetensors`` or
@@ -86,6 +90,7 @@ class Recipe:
         prepare: tables of steps in order; the word ``encoder`` as a size stands for the encoder's input.
         parts: detectors by their name in the recipe.
         evidence: why these detectors, as `offmap recommend` found it; kept in the gate and changes nothing.
+        train: how the encoder is trained; None where it is there already.
     """
 
     name: str
@@ -96,6 +101,7 @@ class Recipe:
     calibrate: Division
     decide: Thresholds
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    train: Trainer | None = None
 
     def preparation(self, size: int) -> Preparation:
         """The steps for an encoder whose input is ``size`` pixels wide.
@@ -111,6 +117,7 @@ class Recipe:
         return {
             "name": self.name,
             "encoder": self.encoder.params(),
+            **({"train": self.train.params()} if self.train is not None else {}),
             "prepare": [{"method": name, **table} for name, table in self.prepare],
             "forms": self.forms.params(),
             "score": {name: {"method": d.method(), **d.params()} for name, d in self.parts.items()},
@@ -155,13 +162,18 @@ def shipped() -> tuple[str, ...]:
 
 def with_choices(recipe: Recipe, *, encoder: str | None, layers: Sequence[str], alpha: float | None) -> Recipe:
     """The recipe with what the command line said last."""
-    choice = recipe.encoder
-    if encoder is not None:
-        choice = replace(choice, spec=encoder)
+    choice, train = recipe.encoder, recipe.train
+    if encoder not in (None, choice.spec):
+        choice, train = replace(choice, spec=encoder), _train(encoder, {})
     if layers:
         choice = replace(choice, layers=tuple(layers))
     decide = replace(recipe.decide, alpha=alpha) if alpha is not None else recipe.decide
-    return replace(recipe, encoder=choice, decide=decide)
+    return replace(recipe, encoder=choice, decide=decide, train=train)
+
+
+def without_training(recipe: Recipe) -> Recipe:
+    """The recipe for a network that is given as an object."""
+    return recipe if recipe.train is None else replace(recipe, encoder=replace(recipe.encoder, spec=EncoderChoice.spec), train=None)
 
 
 def _tables(name: str) -> dict[str, Any]:
@@ -188,14 +200,17 @@ def _apply(tables: dict[str, Any], key: str, text: str) -> None:
         if part not in table and not (depth == 0 and part in _STAGES) and not (depth == 1 and path[0] == "prepare"):
             raise ConfigError(f"--set {key}={text}: the recipe has no table {'.'.join(path[: depth + 1])}{nearest(part, list(table))}")
         table = table.setdefault(part, {})
-    table[field] = from_text(_owner(path, table), field, text)
+    spec = str(tables.get("encoder", {}).get("spec", EncoderChoice.spec))
+    table[field] = from_text(_owner(path, table, spec), field, text)
 
 
-def _owner(path: Sequence[str], table: Mapping[str, Any]) -> type[Component]:
+def _owner(path: Sequence[str], table: Mapping[str, Any], spec: str) -> type[Component]:
     if path[0] == "score" and len(path) == 2:
         return registry.load("score", table.get("method", path[1]), Detector)
     if path[0] == "prepare" and len(path) == 2:
         return registry.load("prepare", table.get("method", path[1]), Step)
+    if path == ["train"]:
+        return trainer_of(spec) or _nothing_to_train(spec)
     single = {"encoder": EncoderChoice, "forms": Forms, "calibrate": Division, "decide": Thresholds}
     if path[0] not in single or len(path) != 1:
         raise ConfigError(f"--set {'.'.join(path)}: no such table{nearest(path[0], list(_STAGES))}")
@@ -206,9 +221,11 @@ def _build(name: str, tables: Mapping[str, Any]) -> Recipe:
     for key in tables:
         if key not in _STAGES:
             raise ConfigError(f"recipe {name} has no table [{key}]{nearest(key, list(_STAGES))}. It has: {', '.join(_STAGES)}")
+    encoder = EncoderChoice.from_params(tables.get("encoder", {}), where="encoder")
     return Recipe(
         name=name,
-        encoder=EncoderChoice.from_params(tables.get("encoder", {}), where="encoder"),
+        encoder=encoder,
+        train=_train(encoder.spec, tables.get("train", {})),
         prepare=_steps(tables.get("prepare", {})),
         forms=Forms.from_params(tables.get("forms", {}), where="forms"),
         parts=_parts(name, tables.get("score", {})),
@@ -216,6 +233,17 @@ def _build(name: str, tables: Mapping[str, Any]) -> Recipe:
         decide=Thresholds.from_params(tables.get("decide", {}), where="decide"),
         evidence=_evidence(tables.get("evidence", {})),
     )
+
+
+def _train(spec: str, table: Mapping[str, Any]) -> Trainer | None:
+    trainer = trainer_of(spec)
+    if trainer is None:
+        return _nothing_to_train(spec) if table else None
+    return trainer.from_params(table, where="train")
+
+
+def _nothing_to_train(spec: str) -> NoReturn:
+    raise ConfigError(f'[train] needs [encoder] spec = "{TRAIN}NAME", a network that is trained for the gate; the encoder is {spec}')
 
 
 def _evidence(table: Any) -> dict[str, Any]:

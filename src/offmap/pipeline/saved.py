@@ -22,12 +22,13 @@ from offmap.pipeline.scorer import Ensemble, Scorer
 from offmap.prepare.preparation import Preparation
 from offmap.represent.device import resolve_device
 from offmap.represent.open import Given, rebuild
+from offmap.represent.trained import TrainedEncoder
 
 if TYPE_CHECKING:
     from offmap.pipeline.gate import Gate
 
 KEPT_BYTES = 200 * 10**6
-"""Weights up to this size are copied into the gate."""
+"""Weights up to this size are copied into the gate; those that were trained for it always."""
 
 
 def save(gate: "Gate", folder: Path) -> str:
@@ -159,7 +160,10 @@ def _add(stages: dict[str, dict[str, Any]], tensors: dict[str, Mapping[str, Tens
 
 
 def _weights(gate: "Gate") -> Mapping[str, Tensor]:
+    """Of an encoder that can be had again, up to ``KEPT_BYTES``; all of one that was trained for this gate."""
     weights = gate.encoder.state() or {}
+    if isinstance(gate.encoder, TrainedEncoder):
+        return weights
     return weights if sum(t.numel() * t.element_size() for t in weights.values()) <= KEPT_BYTES else {}
 
 

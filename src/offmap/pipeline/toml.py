@@ -16,6 +16,7 @@ def to_toml(recipe: Recipe, *, comment: str = "") -> str:
     tables = recipe.to_json()
     lines = [f"# {line}" for line in comment.splitlines()]
     lines += _table("encoder", tables["encoder"])
+    lines += _table("train", tables["train"]) if "train" in tables else []
     seen: set[str] = set()
     for i, step in enumerate(tables["prepare"], 1):
         name = step["method"] if step["method"] not in seen else f"step_{i}"

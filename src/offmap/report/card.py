@@ -50,6 +50,7 @@ def sections(card: Mapping[str, Any]) -> list[Section]:
         ("In-distribution data", _data(_mapping(card, "data"))),
         ("Preparation of every image", _sentences(card, "prepare", "Step")),
         ("Encoder", _encoder(_mapping(card, "encoder"))),
+        ("Training of the network", _training(_mapping(card, "training"))),
         *((f"Detector {d.get('name') or d.get('method') or i}", _detector(d)) for i, d in enumerate(_mappings(card, "detectors"), 1)),
         ("Evidence for the choice of detector", _evidence(_mapping(card, "evidence"))),
         ("Calibration", _calibration(_mapping(card, "calibration"))),
@@ -86,7 +87,21 @@ def text(card: Mapping[str, Any], *, width: int = 100) -> str:
 
 
 _KNOWN = frozenset(
-    ("id", "created", "version", "recipe", "data", "prepare", "encoder", "detectors", "evidence", "calibration", "limits", "warnings")
+    (
+        "id",
+        "created",
+        "version",
+        "recipe",
+        "data",
+        "prepare",
+        "encoder",
+        "training",
+        "detectors",
+        "evidence",
+        "calibration",
+        "limits",
+        "warnings",
+    )
 ) | {"scored_share"}
 
 
@@ -135,6 +150,29 @@ def _encoder(encoder: Mapping[str, Any]) -> list[Entry]:
         *_plain(encoder, {"sha256": "SHA-256"}, code=True),
         *_plain(encoder, {"layers": "Layers", "input": "Input"}),
         *_rest(encoder, {"name", "sha256", "layers", "input"}),
+    ]
+
+
+_TRAINED = {
+    "trainer": "Trainer",
+    "epochs": "Epochs",
+    "kept_epoch": "Epoch kept",
+    "validation_auroc": "Validation AUROC by epoch",
+    "loss": "Loss by epoch",
+    "seconds": "Seconds",
+    "device": "Device",
+}
+
+
+def _training(training: Mapping[str, Any]) -> list[Entry]:
+    count, classes = _mapping(training, "images"), _mapping(training, "classes")
+    words = {"train": "trained it", "checkpoint": "chose the epoch", "gate": "made the gate and trained nothing"}
+    shares = tuple(f"{_show(count[key])} {text}" for key, text in words.items() if key in count)
+    return [
+        *([Entry("Images", shares)] if shares else []),
+        *([Entry("Classes", _first([f"{name}: {_show(n)}" for name, n in classes.items()]))] if classes else []),
+        *_plain(training, _TRAINED),
+        *_rest(training, {*_TRAINED, "images", "classes"}),
     ]
 
 

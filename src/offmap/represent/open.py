@@ -16,6 +16,8 @@ from offmap.represent.encoder import BuiltinEncoder
 from offmap.represent.exits_file import with_exits
 from offmap.represent.multi_exit import PREFIX, Exits, WithExits
 from offmap.represent.text import WithText, with_text
+from offmap.represent.trained import PREFIX as TRAIN
+from offmap.represent.trained import TrainedEncoder, named
 
 Given = str | nn.Module | Encoder | Sequence[str | nn.Module]
 """An encoder by name, a classifier as a Python object, an encoder that is open, or a list of classifiers: an ensemble."""
@@ -76,6 +78,10 @@ def _opened(spec: Given, layers: Sequence[str], device: str, trust_classifier: b
         from offmap.represent.hub import HubEncoder
 
         return HubEncoder.open(rest, layers=layers, spec=input, device=place)
+    if spec.startswith(TRAIN) and rest:
+        raise ConfigError(
+            f"encoder {named(rest).method()!r} is trained while a gate is fitted (`offmap fit`); name a network that is there"
+        )
     raise ConfigError(f"encoder {spec!r} is unknown; use builtin, hub:NAME_OR_DIR or classifier:FILE")
 
 
@@ -144,6 +150,8 @@ def rebuild(
         return _with_exits(config, state or {}, given=given, trust_classifier=trust_classifier, device=device)
     if kind == "text":
         return _with_text(config, rebuild(config["base"], state, given=given, trust_classifier=trust_classifier, device=device))
+    if kind == "trained":
+        return _own(config, state, given, device)
     if kind == "ensemble":
         return _members(config, given, trust_classifier, device)
     if kind not in ("builtin", "hub", "classifier"):
@@ -160,6 +168,12 @@ def rebuild(
             f"the gate was fitted on {config.get('name')} with {config.get('sha256')}: its scores would mean nothing"
         )
     return encoder
+
+
+def _own(config: Mapping[str, Any], state: Mapping[str, Tensor] | None, given: Given | None, device: str) -> Encoder:
+    if given is not None:
+        raise BundleError(f"the gate keeps its network {config.get('name')}, which was trained for it: give no encoder")
+    return TrainedEncoder.from_bundle(config, state or {}, device=resolve_device(device))
 
 
 def _members(config: Mapping[str, Any], given: Given | None, trust: bool, device: str) -> Encoder:

@@ -89,6 +89,7 @@ def train_multi_exit(
     device: str = "cpu",
     progress: Callable[[int, float, float], None] | None = None,
     watch: Callable[[int, MultiExitResNet], None] | None = None,
+    held_out: Int64[Tensor, " m"] | None = None,
 ) -> TrainedExits:
     """Train on images in memory, with ``loss = sum_e w_e CE(logits_e, y)`` and random shifts and flips.
 
@@ -99,15 +100,16 @@ def train_multi_exit(
         seed: of weights, division, batches and views.
         progress: told epoch, mean loss, and area on the held-out images.
         watch: given the epoch and the network as it is after it, in eval mode; what it changes is trained on.
+        held_out: rows that choose the checkpoint; ``plan.held_out`` of each class, at random, when None.
 
     Raises:
-        ConfigError: labels are not 0 ... K-1 with at least two images each, K of 2 or more.
+        ConfigError: labels are not 0 ... K-1 with at least two images each, K of 2 or more, or a class is missing on one side.
     """
     counts = labels.bincount() if len(labels) and int(labels.min()) >= 0 else torch.zeros(0)
     if len(counts) < 2 or int(counts.min()) < 2 or len(labels) != len(images):
         raise ConfigError(f"labels must be 0 ... K-1, K of 2 or more, two images of each, one for each of the {len(images)} images")
     rng, place = torch.Generator().manual_seed(seed), resolve_device(device)
-    train, held_out = _divided(labels, plan.held_out, rng)
+    train, held_out = _divided(labels, plan.held_out, rng) if held_out is None else _without(labels, held_out)
     net = MultiExitResNet(len(counts), depth=depth, channels=spec.channels, width=width, generator=rng)
     net = net.to(place).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.SGD(net.parameters(), lr=plan.rate, momentum=plan.momentum, weight_decay=plan.weight_decay)
@@ -148,6 +150,13 @@ def _divided(labels: Int64[Tensor, " n"], share: float, rng: torch.Generator) ->
         held.append(rows[:count])
         train.append(rows[count:])
     return torch.cat(train).sort().values, torch.cat(held).sort().values
+
+
+def _without(labels: Int64[Tensor, " n"], rows: Int64[Tensor, " m"]) -> tuple[Int64[Tensor, " a"], Int64[Tensor, " m"]]:
+    rest = torch.ones(len(labels), dtype=torch.bool).index_fill(0, rows, False).nonzero().flatten()
+    if len(labels[rest].unique()) < len(labels.unique()) or len(labels[rows].unique()) < len(labels.unique()):
+        raise ConfigError(f"held_out: each class must be among the {len(rows)} rows that choose the checkpoint and among the others")
+    return rest, rows
 
 
 def _epoch(

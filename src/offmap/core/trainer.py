@@ -1,0 +1,98 @@
+"""The contract of a trainer: in-distribution images become the network that a gate is made with."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from offmap.core.component import Component
+from offmap.core.encoder import Encoder, Input
+from offmap.core.errors import ConfigError
+
+Event = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Images to train on, in memory.
+
+    Args:
+        images: prepared, in [0, 1]; one channel, or three.
+        labels: 0 ... K-1 for each, every class at least once on either side; None without classes.
+        check: rows that choose the checkpoint and train nothing; no patient and no copy is on both sides.
+    """
+
+    images: Float[Tensor, "n c h w"]
+    labels: Int64[Tensor, " n"] | None
+    check: Int64[Tensor, " m"]
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What a training gave.
+
+    Args:
+        state: named tensors, on the CPU, from which ``Trainer.open`` builds the network again.
+        facts: JSON values for the gate's card, such as ``epochs``, ``kept_epoch``, ``validation_auroc``; no times.
+        warnings: what the person who fits should know, in sentences.
+    """
+
+    state: Mapping[str, Tensor]
+    facts: Mapping[str, Any]
+    warnings: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Trainer(Component, ABC):
+    """Trains the encoder of one gate; a file of ``represent/trainers``, named in a recipe as ``[encoder] spec = "train:<file>"``.
+
+    Its fields are the recipe's table ``[train]``. The weights are kept in the gate, whatever their size.
+
+    Args:
+        share: of the images that trains (with ``held_out`` of it for the checkpoint); the others make the gate.
+        held_out: share of the training images that chooses the checkpoint.
+    """
+
+    share: float = 0.6
+    held_out: float = 0.15
+
+    labelled: ClassVar[bool] = False
+    """Whether it needs a label for each image."""
+
+    fewest: ClassVar[int] = 5
+    """Patients (clusters of copies, or single images) that it needs, of each class where it is labelled; 3 or more."""
+
+    def __post_init__(self) -> None:
+        if not 0.1 <= self.share <= 0.9 or not 0 < self.held_out <= 0.5:
+            raise ConfigError(f"[train] share = {self.share} must lie in 0.1..0.9, held_out = {self.held_out} above 0 and up to 0.5")
+
+    @property
+    @abstractmethod
+    def input(self) -> Input:
+        """What the network will see; known before an image is read."""
+
+    @abstractmethod
+    def open(self, classes: int, state: Mapping[str, Tensor] | None, *, device: torch.device) -> Encoder:
+        """The network with these weights, or with fresh ones: it says which signals there will be.
+
+        Args:
+            classes: K; 0 without labels.
+
+        Raises:
+            ConfigError: the weights do not fit.
+        """
+
+    @abstractmethod
+    def train(self, data: Examples, *, seed: int, device: torch.device, progress: Event | None = None) -> Trained:
+        """Train; the same seed gives the same weights on the same machine.
+
+        Args:
+            progress: told ``{"event": "train", "done": 3, "total": 20, ...}`` at least once an epoch.
+
+        Raises:
+            ConfigError: the images cannot be trained on with these settings, or the training went astray.
+        """

@@ -1,0 +1,189 @@
+"""The network of a gate from the gate's own images: some train it, the others fit and calibrate what reads it."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from offmap.calibrate.split import split
+from offmap.core.duplicates import equal, join
+from offmap.core.encoder import Encoder
+from offmap.core.errors import ConfigError, DataError
+from offmap.core.trainer import Examples, Trainer
+from offmap.core.types import Signals
+from offmap.pipeline.collect import Collected, codes
+from offmap.pipeline.learn import MAP_ROWS, SMALLEST
+from offmap.pipeline.store import SignalStore
+from offmap.pipeline.stream import BATCH, Progress
+from offmap.represent.trained import TrainedEncoder
+
+BYTES = 16 * 1024**3
+"""Bound of the prepared images in memory."""
+
+
+@dataclass
+class Pixels:
+    """Prepared images in memory, of one size."""
+
+    images: list[Tensor] = field(default_factory=list)
+    _bytes: int = 0
+
+    def append(self, signals: Signals) -> None:
+        """Keep one batch.
+
+        Raises:
+            ConfigError: images of another size, or more than ``BYTES``.
+        """
+        batch = signals["image"].detach().cpu()
+        if self.images and batch.shape[2:] != self.images[0].shape[1:]:
+            raise ConfigError(
+                f"the network is trained on images of one size; {tuple(batch.shape[2:])} and {tuple(self.images[0].shape[1:])} were "
+                'prepared: end the steps with [prepare.resize] size = "encoder"'
+            )
+        self._bytes += batch.numel() * batch.element_size()
+        if self._bytes > BYTES:
+            raise ConfigError(f"{len(self.images)} prepared images fill {BYTES / 1e9:.0f} GB of memory; train on fewer with --limit")
+        self.images.extend(batch.unbind())
+
+    def take(self, rows: np.ndarray) -> Tensor:
+        """Some of them as ``(n, C, H, W)``; grey is repeated where colour is met."""
+        chosen = [self.images[int(row)] for row in rows]
+        channels = max(len(image) for image in chosen)
+        return torch.stack([image.expand(channels, -1, -1) for image in chosen])
+
+
+@dataclass(frozen=True, eq=False)
+class Shares:
+    """Rows that train, that choose the checkpoint, and that make the gate; disjoint, by patient where known, copies together."""
+
+    train: np.ndarray
+    check: np.ndarray
+    gate: np.ndarray
+
+
+def shares(trainer: Trainer, data: Collected, copies: Sequence[Sequence[int]], seed: int) -> Shares:
+    """Divide the images, each class by itself where the trainer needs labels.
+
+    A patient with images of several classes, or copies that do, stand with the rarest of them.
+
+    Raises:
+        ConfigError: labels are missing, or all the same.
+        DataError: too few patients or images, of a class or for the gate.
+    """
+    groups, digests = [i.group for i in data.kept], [i.digest for i in data.kept]
+    stratum = np.zeros(data.n, dtype=np.int64)
+    units = join(data.n, [*equal(groups), *equal(digests), *((rows[0], row) for rows in copies for row in rows[1:])])
+    names = [""]
+    if trainer.labelled:
+        values, names = _labels(trainer, data)
+        counts = np.bincount(values)
+        for unit in np.unique(units):
+            rows = np.flatnonzero(units == unit)
+            stratum[rows] = min(values[rows], key=lambda k: (counts[k], k))
+    chosen: list[list[np.ndarray]] = [[], [], []]
+    parts = (trainer.share * (1 - trainer.held_out), trainer.share * trainer.held_out, 1 - trainer.share)
+    for k, name in enumerate(names):
+        rows = np.flatnonzero(stratum == k)
+        found = len(np.unique(units[rows]))
+        if found < trainer.fewest:
+            raise DataError(_too_few(trainer, name, len(rows), found))
+        links = [[int(row) for row in np.flatnonzero(units[rows] == unit)] for unit in np.unique(units[rows])]
+        divided = split([groups[i] for i in rows], [digests[i] for i in rows], shares=parts, seed=seed, copies=links)
+        for part, some in zip(chosen, divided, strict=True):
+            part.append(rows[some])
+    found_shares = Shares(*(np.sort(np.concatenate(part)) for part in chosen))
+    if len(found_shares.gate) < SMALLEST:
+        raise DataError(
+            f"{len(found_shares.gate)} of {data.n} images are left to make the gate when {trainer.share:.0%} train its network; "
+            f"at least {SMALLEST} are needed: give more images, or lower --set train.share"
+        )
+    return found_shares
+
+
+def _labels(trainer: Trainer, data: Collected) -> tuple[np.ndarray, list[str]]:
+    if not any(data.labels):
+        raise ConfigError(
+            f"train:{trainer.method()} needs labels: give --labels with a CSV of the columns path and label, "
+            "or a manifest with a column label"
+        )
+    values, names = codes(data.labels)
+    if len(names) < 2:
+        raise ConfigError(f"all {data.n} images have the label {names[0]!r}; a classifier needs two classes or more")
+    return values, names
+
+
+def _too_few(trainer: Trainer, name: str, images: int, units: int) -> str:
+    what = f"class {name!r} has {images} images" if trainer.labelled else f"there are {images} images"
+    apart = f" of {units} patients (or clusters of copies)" if units != images else ""
+    out = ": leave the class out or give more" if trainer.labelled else ": give more"
+    return f"{what}{apart}; to train and to test a network at least {trainer.fewest} that are no copies are needed{out}"
+
+
+def train(
+    trainer: Trainer, pixels: Pixels, data: Collected, parts: Shares, *, seed: int, device: torch.device, progress: Progress | None
+) -> tuple[TrainedEncoder, dict[str, Any], list[str]]:
+    """Train on the parts ``train`` and ``check``.
+
+    Returns:
+        The network, facts for the card, warnings.
+
+    Raises:
+        ConfigError: the training went astray.
+    """
+    rows = np.sort(np.concatenate([parts.train, parts.check]))
+    labels, names = codes(data.labels) if trainer.labelled else (None, [])
+    examples = Examples(
+        pixels.take(rows),
+        None if labels is None else torch.from_numpy(labels[rows]),
+        torch.from_numpy(np.searchsorted(rows, parts.check)),
+    )
+    if progress is not None:
+        progress({"event": "train", "done": 0, "total": None})
+    start = time.monotonic()
+    found = trainer.train(examples, seed=seed, device=device, progress=progress)
+    seconds = round(time.monotonic() - start, 1)
+    counts = {} if labels is None else dict(zip(names, np.bincount(labels[rows], minlength=len(names)).tolist(), strict=True))
+    facts = {
+        "trainer": trainer.method(),
+        "images": {"train": len(parts.train), "checkpoint": len(parts.check), "gate": len(parts.gate)},
+        **({"classes": counts} if counts else {}),
+        **found.facts,
+        "seconds": seconds,
+        "device": str(device),
+    }
+    return TrainedEncoder(trainer, names, found.state, device=device), facts, list(found.warnings)
+
+
+def fill(
+    store: SignalStore,
+    encoder: Encoder,
+    pixels: Pixels,
+    rows: np.ndarray,
+    needs: frozenset[str],
+    maps: frozenset[str],
+    *,
+    device: torch.device,
+    progress: Progress | None,
+) -> None:
+    """Put the signals of some images into the store; what only maps need, for the first ``MAP_ROWS``."""
+    for start in range(0, len(rows), BATCH):
+        some = rows[start : start + BATCH]
+        asked = needs | (maps if start < MAP_ROWS else frozenset())
+        store.append(encoder.encode(pixels.take(some).to(device), asked))
+        if progress is not None:
+            progress({"event": "encode", "done": start + len(some), "total": len(rows)})
+
+
+def told(training: Mapping[str, Any]) -> str:
+    """One sentence of what was trained, from the card's facts."""
+    count = training["images"]
+    words = f"Trained {training['trainer']} in {training['seconds']:.0f} s on {count['train']} images; "
+    words += f"{count['checkpoint']} chose the checkpoint"
+    kept, areas = training.get("kept_epoch"), training.get("validation_auroc")
+    if kept and areas:
+        words += f" (epoch {kept} of {training['epochs']}, validation AUROC {areas[kept - 1]:.3f})"
+    return f"{words}, {count['gate']} others make the gate."
