@@ -117,7 +117,8 @@ class Cell:
         found = list(Stream(setup.encoder, steps, needs, jobs=2, use_cache=False).over([items[i].source for i in part]))
         at = [names[image.item] for batch in found for image in batch.images]
         numbers, _ = codes([item.label for item in items])
-        return torch.cat([batch.signals["image"] for batch in found if batch.images]), torch.from_numpy(numbers[at])
+        images = [batch.signals["image"].expand(-1, SPEC.channels, -1, -1) for batch in found if batch.images]
+        return torch.cat(images), torch.from_numpy(numbers[at])
 
     def train(self) -> dict[str, Any]:
         """Train or load; what there is to say of the network."""
