@@ -144,7 +144,7 @@ class Cell:
             chances = probabilities(net, test)
             value = macro_area(chances, truth)
             best["accuracy"].append(balanced(chances, truth))
-            if value > best["area"]:
+            if value >= best["area"]:
                 best["area"], best["epoch"] = value, epoch
                 peeked.update(copy.deepcopy(net.state_dict()))
 

@@ -70,6 +70,7 @@ def test_a_toy_training_learns_repeats_itself_and_keeps_the_best_epoch() -> None
     assert told[-1][1] < told[0][1]
     assert first.areas == again.areas == tuple(area for _, _, area in told)
     assert first.areas[first.epoch] == max(first.areas)
+    assert max(first.areas[first.epoch + 1 :], default=0.0) < max(first.areas)
     assert all(torch.equal(v, again.net.state_dict()[k]) for k, v in first.net.state_dict().items())
     assert not first.net.training
     assert not set(first.train.tolist()) & set(first.held_out.tolist())

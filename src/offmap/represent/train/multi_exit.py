@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -66,7 +66,7 @@ class TrainedExits:
     Args:
         net: with the weights of the best epoch, in eval mode.
         areas: macro one-against-the-rest AUROC of the last exit on the held-out images, after each epoch.
-        epoch: the one that was kept, from 0.
+        epoch: the one that was kept, from 0: the last of those with the largest area.
         train, held_out: rows of the images in each part.
     """
 
@@ -117,14 +117,19 @@ def train_multi_exit(
     for epoch in range(plan.epochs):
         loss = _epoch(net, optimiser, images, labels, train, plan, epoch, spec, rng)
         areas.append(_area(net, images[held_out], labels[held_out], spec, plan.batch))
-        if areas[-1] > max(areas[:-1], default=-1.0):
+        if areas[-1] >= max(areas):
             best = copy.deepcopy(net.state_dict())
         if progress is not None:
             progress(epoch, loss, areas[-1])
         if watch is not None:
             watch(epoch, net)
     net.load_state_dict(best)
-    return TrainedExits(net.to(memory_format=torch.contiguous_format).eval(), tuple(areas), int(np.argmax(areas)), train, held_out)
+    return TrainedExits(net.to(memory_format=torch.contiguous_format).eval(), tuple(areas), _last_best(areas), train, held_out)
+
+
+def _last_best(areas: Sequence[float]) -> int:
+    """An easy task reaches an area of 1 in its first epoch, when the network knows little of anything else."""
+    return len(areas) - 1 - int(np.argmax(areas[::-1]))
 
 
 def with_own_exits(net: MultiExitResNet, spec: Input, *, device: str = "cpu") -> WithExits:
