@@ -220,6 +220,18 @@ class ClassifierEncoder(Encoder):
             named["features.last"] = vectors[last] if last in vectors else spatial_stats(maps[last])
         return named
 
+    def logits_of(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
+        """Logits of prepared images, part of their graph where the caller has gradients on.
+
+        Raises:
+            ConfigError: there is no head.
+            SignalError: neither 1 nor 3 channels.
+        """
+        if self._head is None:
+            raise ConfigError(f"{self.name} has no head that gives logits")
+        with evaluating(self._module, gradients=torch.is_grad_enabled()):
+            return watched(self._module, frozenset({self._head}), self._pixels(images)).calls[self._head].gave
+
     def to(self, device: torch.device | str) -> "ClassifierEncoder":
         """The same encoder on another device; the user's module stays where it is."""
         other = copy.copy(self)

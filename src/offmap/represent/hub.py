@@ -105,10 +105,23 @@ class HubEncoder(Encoder):
         return map_signals(maps, want, self.layers[-1]) | {k: v for k, v in hidden.vectors.items() if k in want}
 
     def _run(self, images: Tensor) -> Hidden:
-        pixels = normalise(images, self.input)
-        pixels = pixels.expand(-1, self.input.channels, -1, -1).contiguous(memory_format=memory_format(self._model))
         with torch.no_grad():
-            return hidden_of(self._model, pixels, self._head, self._project)
+            return hidden_of(self._model, self._pixels(images), self._head, self._project)
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        pixels = normalise(images, self.input)
+        return pixels.expand(-1, self.input.channels, -1, -1).contiguous(memory_format=memory_format(self._model))
+
+    def logits_of(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
+        """Logits of prepared images, part of their graph where the caller has gradients on.
+
+        Raises:
+            ConfigError: the model has no classification head.
+            SignalError: neither 1 nor 3 channels.
+        """
+        if self._head is None:
+            raise ConfigError(f"{self.name} has no head that gives logits")
+        return hidden_of(self._model, self._pixels(images), self._head).vectors["logits"]
 
     def backbone(self) -> nn.Module:
         """The encoder's own network, from normalised pixels to the last hidden state, ``(N, C, h, w)`` or tokens ``(N, T, C)``."""
