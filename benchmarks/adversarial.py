@@ -147,7 +147,7 @@ def short(rows: list[dict[str, object]], attacks: list[str]) -> list[dict[str, o
 def main() -> None:
     """Train, attack, score, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--precision", default="bfloat16", choices=("float32", "bfloat16"))

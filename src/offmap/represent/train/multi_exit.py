@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -127,9 +127,9 @@ def train_multi_exit(
     return TrainedExits(net.to(memory_format=torch.contiguous_format).eval(), tuple(areas), int(np.argmax(areas)), train, held_out)
 
 
-def with_own_exits(net: MultiExitResNet, spec: Input, *, device: str = "cpu") -> WithExits:
-    """The network as an encoder whose exits are its own."""
-    base = ClassifierEncoder(net, layers=STAGES, spec=spec, device=device)
+def with_own_exits(net: MultiExitResNet, spec: Input, *, device: str = "cpu", class_names: Sequence[str] = ()) -> WithExits:
+    """The network as an encoder whose exits are its own; ``class_names`` are those of labels 0 ... K-1, where they are known."""
+    base = ClassifierEncoder(net, layers=STAGES, spec=spec, device=device, class_names=class_names)
     weights, biases = net.heads()
     return WithExits(base, Exits(STAGES, tuple(weights), tuple(biases)).to(resolve_device(device)))
 
