@@ -93,7 +93,9 @@ def signals(encoder: Encoder, images: Tensor, needs: frozenset[str], labels: Ten
     return out
 
 
-def fitted(able: Mapping[str, Detector], encoder: Encoder, images: Tensor, labels: Tensor, outcomes: dict[str, Outcome]) -> dict[str, Fitted]:
+def fitted(
+    able: Mapping[str, Detector], encoder: Encoder, images: Tensor, labels: Tensor, outcomes: dict[str, Outcome]
+) -> dict[str, Fitted]:
     """Every detector fitted on the same signals; a fifth is held out."""
     needs = frozenset().union(*(d.needs | d.fit_needs for d in able.values())) - {"label"}
     cut = 4 * len(images) // 5
@@ -172,7 +174,10 @@ def main() -> None:
         for kind in ("fgsm", "pgd")
         for e in EPSILONS
     }
-    accuracy = [{"images": name, "accuracy": float((score(found, encoder, x, name, outcomes) == truth).double().mean())} for name, x in kinds.items()]
+    accuracy = [
+        {"images": name, "accuracy": float((score(found, encoder, x, name, outcomes) == truth).double().mean())}
+        for name, x in kinds.items()
+    ]
     attacks = [name for name in kinds if name != "clean"]
     rows = table(outcomes, attacks)
     write_csv(args.out / "adversarial.csv", rows)

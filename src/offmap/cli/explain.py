@@ -15,7 +15,9 @@ Abstain = Annotated[
 ]
 AbstainBy = Annotated[
     str,
-    typer.Option("--abstain-by", metavar="COLUMN", help="Number whose limit decides: max_probability, negative_entropy, score, score.NAME."),
+    typer.Option(
+        "--abstain-by", metavar="COLUMN", help="Number whose limit decides: max_probability, negative_entropy, score, score.NAME."
+    ),
 ]
 
 

@@ -40,6 +40,8 @@ class Gate:
         facts: what cannot be read off the other parts: data, warnings, date, version, seed, whether volumes.
         neighbours: features and thumbnails of in-distribution images, when they were asked for.
         device: where the encoder and the detectors live.
+        found_id: its id on disk; empty where it was not loaded. (A classifier's file may have another name by now, so that the same gate
+            would be written with another manifest.)
     """
 
     recipe: Recipe
@@ -50,11 +52,12 @@ class Gate:
     neighbours: Neighbours | None = None
     device: torch.device = field(default=torch.device("cpu"))
     limits: Limits = DEFAULT
+    found_id: str = ""
 
     @cached_property
     def id(self) -> str:
         """SHA-256 of the manifest."""
-        return saved.identity(self)
+        return self.found_id or saved.identity(self)
 
     @property
     def card(self) -> dict[str, Any]:

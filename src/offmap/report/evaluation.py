@@ -220,7 +220,9 @@ class EvaluationReport:
         _write(folder / "metrics.csv", METRIC_COLUMNS, (metric.row() for metric in self.metrics))
         _write(folder / "risk_coverage.csv", CURVE_COLUMNS, self._curve_rows())
         _write(folder / "estimated_accuracy.csv", ESTIMATE_COLUMNS, (estimate.row() for estimate in self.estimates))
-        text = json.dumps({"gate": self.gate, "rules": [rule.facts() for rule in self.rules]}, indent=2, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(
+            {"gate": self.gate, "rules": [rule.facts() for rule in self.rules]}, indent=2, ensure_ascii=False, allow_nan=False
+        )
         (folder / "abstention.json").write_text(text + "\n", encoding="utf-8")
         (folder / "index.html").write_text(self.html(), encoding="utf-8", errors="backslashreplace")
 

@@ -93,7 +93,9 @@ def _check(members: Sequence[ClassifierEncoder]) -> None:
             )
         first = next((other for other in members[:i] if other.class_names), member)
         if member.class_names and member.class_names != first.class_names:
-            raise ConfigError(f"member {i} of the ensemble ({member.name}) names its classes otherwise than another member, or in another order")
+            raise ConfigError(
+                f"member {i} of the ensemble ({member.name}) names its classes otherwise than another member, or in another order"
+            )
         twin = next((j for j, other in enumerate(members[: i - 1], 1) if other.sha256 == member.sha256), 0)
         if twin:
             raise ConfigError(f"members {twin} and {i} of the ensemble are the same network: give networks that were trained apart")
