@@ -184,8 +184,8 @@ def main() -> None:
     write_csv(args.out / "adversarial_accuracy.csv", accuracy)
     lacking = [f"- `{name}`: {outcome.reason}" for name, outcome in outcomes.items() if outcome.reason]
     body = [
-        f"{len(train)} images train the network ({args.epochs} epochs, {seconds:.0f} s with reading), {len(fit)} fit detectors, {len(test)} test. "
-        f"PGD: {STEPS} steps.",
+        f"{len(train)} images train the network ({args.epochs} epochs, {seconds:.0f} s with reading), {len(fit)} fit detectors, "
+        f"{len(test)} test. PGD: {STEPS} steps.",
         "",
         *markdown(accuracy),
         "",

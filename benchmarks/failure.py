@@ -2,8 +2,8 @@
 
     python benchmarks/failure.py
 
-Bound and probability are fixed here, before anything is looked at. ``predictions.csv``, ``scores.csv``, the gate and the evaluation are left
-in ``--folder``, so that `offmap evaluate` and `offmap explain` can be run on them again.
+Bound and probability are fixed here, before anything is looked at. ``predictions.csv``, ``scores.csv``, the gate and the evaluation stay in
+``--folder``, so that `offmap evaluate` and `offmap explain` can be run on them again.
 """
 
 import argparse

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from offmap.core.component import nearest
 from offmap.core.errors import ConfigError
 from offmap.pipeline.inputs import PathLike
-from offmap.report.answer import COLUMNS, Answer, Believed
+from offmap.report.answer import COLUMNS, Believed
 from offmap.report.row import Row
 
 if TYPE_CHECKING:

@@ -164,7 +164,8 @@ def told(answer: Answer, *, flagged: bool) -> Told:
 
 def _because(rule: Believed) -> str:
     if rule.never:
-        return f"No limit of {rule.column} was shown to keep the share of failures at or below {100 * rule.risk:g} %: every answer is reviewed."
+        bound = f"{100 * rule.risk:g} %"
+        return f"No limit of {rule.column} was shown to keep the share of failures at or below {bound}: every answer is reviewed."
     value = f"{rule.column} is no finite number" if rule.value is None else f"{rule.column} = {rule.value:.6g}"
     return f"{value}; accepted: {rule.rule}; {rule.promise}"
 

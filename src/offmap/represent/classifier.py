@@ -51,7 +51,8 @@ class ClassifierEncoder(Encoder):
         class_names: of the logits, in their order, where they are known.
 
     Raises:
-        ConfigError: unknown layer or head, names that are not one a logit, an output that is no tensor, a module that is not deterministic or cannot take the input.
+        ConfigError: unknown layer or head, names that are not one a logit, an output that is no tensor, a module that is not
+            deterministic or cannot take the input.
     """
 
     def __init__(

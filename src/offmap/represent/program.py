@@ -17,7 +17,7 @@ from offmap.represent.digest import file_sha256
 from offmap.represent.hub import input_from
 
 NOTE = "offmap.json"
-"""Extra file inside a program that says what it wants to see: ``{"size", "channels", "mean", "std", "layers", "classes"}``, each optional."""
+"""Extra file inside a program, what it wants to see: ``{"size", "channels", "mean", "std", "layers", "classes"}``, each optional."""
 
 
 @dataclass(frozen=True, slots=True)
