@@ -20,6 +20,8 @@ from offmap.represent.nets.multi_exit import MultiExitResNet
 from offmap.represent.open import open_encoder, rebuild
 from offmap.represent.probe import probed, width
 from offmap.represent.train.multi_exit import with_own_exits
+from offmap.represent.trained import TrainedEncoder
+from offmap.represent.trainers.multi_exit import MultiExit
 
 NAMES = ("a", "b", "c", "d")
 
@@ -71,6 +73,14 @@ def test_wrappers_hand_names_and_number_on() -> None:
     base = BuiltinEncoder.shipped(size=32)
     assert (base.class_names, base.classes) == ((), 0)
     assert probed(base, torch.ones(2, width(base)), torch.zeros(2), class_names=("x", "y")).class_names == ("x", "y")
+
+
+def test_a_network_trained_for_a_gate_knows_its_classes_and_is_attacked() -> None:
+    trained = TrainedEncoder(MultiExit(size=32, width=4), ("a", "b"))
+    assert (trained.class_names, trained.classes) == (("a", "b"), 2)
+    assert TrainedEncoder(MultiExit(size=32, width=4)).classes == 0
+    few = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(attacked(trained, few, kind="fgsm"), attacked(trained.inner, few, kind="fgsm"))
 
 
 def test_members_of_an_ensemble_must_not_name_their_classes_in_another_order() -> None:

@@ -14,6 +14,7 @@ from offmap.represent.ensemble import EnsembleEncoder
 from offmap.represent.multi_exit import WithExits
 from offmap.represent.stochastic import seed_of
 from offmap.represent.text import WithText
+from offmap.represent.trained import TrainedEncoder
 
 KINDS = ("fgsm", "pgd")
 CHUNK = 8
@@ -87,8 +88,8 @@ def answering(encoder: Encoder) -> tuple[Differentiable, ...]:
     Raises:
         ConfigError: there is none.
     """
-    while isinstance(encoder, WithExits | WithText):
-        encoder = encoder.base
+    while isinstance(encoder, WithExits | WithText | TrainedEncoder):
+        encoder = encoder.inner if isinstance(encoder, TrainedEncoder) else encoder.base
     members: Sequence[Encoder] = encoder.members if isinstance(encoder, EnsembleEncoder) else (encoder,)
     found = tuple(member for member in members if isinstance(member, Differentiable) and "logits" in member.provides)
     if len(found) < len(members):
