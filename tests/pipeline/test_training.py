@@ -78,7 +78,7 @@ def test_a_gate_with_its_own_network_comes_back_without_it(fitted: offmap.Gate, 
         offmap.load(tmp_path / "gate", encoder="builtin")
 
 
-def test_the_card_tells_how_it_was_trained(fitted: offmap.Gate) -> None:
+def test_the_card_tells_how_it_was_trained(fitted: offmap.Gate, discs3: Path) -> None:
     training = fitted.card["training"]
     count = training["images"]
     assert count["train"] + count["checkpoint"] + count["gate"] == 60
@@ -90,7 +90,8 @@ def test_the_card_tells_how_it_was_trained(fitted: offmap.Gate) -> None:
     assert fitted.card["calibration"]["n"] == 24
     assert fitted.card["data"]["n_used"] == 60
     assert isinstance(fitted.encoder, TrainedEncoder)
-    assert fitted.encoder.classes == ("left", "middle", "right")
+    assert (fitted.encoder.class_names, fitted.encoder.classes) == (("left", "middle", "right"), 3)
+    assert set(fitted.score(discs3, jobs=0).arrow.column("predicted").to_pylist()) <= {"left", "middle", "right"}
 
 
 def test_the_same_seed_trains_the_same_network_whatever_the_order_of_calls(fitted: offmap.Gate, discs3: Path) -> None:

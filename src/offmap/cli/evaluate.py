@@ -20,6 +20,10 @@ PredictionTable = Annotated[
     ),
 ]
 Scores = Annotated[Path | None, typer.Option("--scores", metavar="FILE", help="Score table of 'offmap score' for the same images.")]
+GateOf = Annotated[
+    Path | None,
+    typer.Option("--gate", metavar="GATE", help="Gate that made the scores, so that 'offmap explain --abstain' can apply the thresholds."),
+]
 Calibration = Annotated[
     str, typer.Option("--calibration", metavar="SPLIT", help="Split that chooses thresholds; 'calibration' or 'validation' if not given.")
 ]
@@ -40,6 +44,7 @@ def evaluate(
     predictions: PredictionTable,
     out: options.Out,
     scores: Scores = None,
+    gate: GateOf = None,
     calibration: Calibration = "",
     ood_failure: OodFailure = "always",
     risk: Risk = 0.05,
@@ -60,6 +65,7 @@ def evaluate(
     found = offmap.evaluate(
         predictions,
         scores=scores,
+        gate=gate,
         calibration=calibration,
         ood_failure=ood_failure,
         risk=risk,

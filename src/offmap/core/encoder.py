@@ -36,6 +36,7 @@ class Encoder(ABC):
         provides: names of all signals it can give; base names of those that have settings.
         input: what it wants to see.
         sha256: digest of its weights.
+        class_names: names of the classes in the order of ``logits``; empty where they are not known for sure.
         reentrant: several threads may call ``encode`` at once (no hooks, no state).
     """
 
@@ -44,7 +45,13 @@ class Encoder(ABC):
     provides: frozenset[str]
     input: Input
     sha256: str
+    class_names: tuple[str, ...] = ()
     reentrant: ClassVar[bool] = False
+
+    @property
+    def classes(self) -> int:
+        """Number of ``logits``; 0 where there are none."""
+        return 0
 
     @abstractmethod
     def encode(self, images: Float[Tensor, "n c *s"], needs: frozenset[str]) -> Signals:

@@ -17,6 +17,7 @@ from offmap.pipeline.evaluation_parts import OTHER_HALF, Parts, Rows, divide
 from offmap.pipeline.evaluation_words import told
 from offmap.pipeline.inputs import PathLike
 from offmap.pipeline.predictions import Predictions, read
+from offmap.pipeline.saved import read_card
 from offmap.report.curves import Curve
 from offmap.report.evaluation import WHOLE, Estimated, EvaluationReport, Metric, Rule, Trial
 from offmap.report.ranking import refuse_foreign
@@ -69,6 +70,7 @@ def evaluate(
     predictions: PathLike,
     *,
     scores: PathLike | Table | None = None,
+    gate: PathLike | None = None,
     calibration: str = "",
     ood_failure: str = "always",
     risk: float = 0.05,
@@ -84,6 +86,8 @@ def evaluate(
         predictions: CSV with ``path`` and either ``label`` and ``prob.<class>`` columns or ``correct``; optional ``confidence``, ``ood``,
             ``split``, ``group`` (images of one patient) and strata.
         scores: score table of ``offmap score`` for the same images.
+        gate: folder of the gate that made the scores; its id goes into ``abstention.json``, so that `offmap explain --abstain` can apply
+            the rules to one image. Without scores: the gate on the classifier that made the predictions.
         calibration: the split on which thresholds are chosen, and from which accuracy elsewhere is estimated; one of that name
             (calibration, validation, val) if not given; without one a random half of the images chooses thresholds.
         ood_failure: ``always``: an image marked ``ood`` is a failure whatever the answer; ``wrong``: only when the answer is wrong.
@@ -100,6 +104,7 @@ def evaluate(
     """
     rule = LearnThenTest(risk=risk, probability=probability, testing=testing)
     how = Resampling(repeats=repeats, seed=seed)
+    named = None if gate is None else _named(gate, scores)
     table = read(predictions, scores=scores, ood_failure=ood_failure, strata=strata)
     parts = divide(table, calibration, seed)
     if len(parts.measured) < SMALLEST:
@@ -108,7 +113,29 @@ def evaluate(
     run = _Run(table, parts, rule, how)
     metrics, rules, estimates = tuple(run.metrics()), tuple(run.rules()), tuple(run.estimates())
     words = told(table, parts, metrics, rules, ood_failure=ood_failure, repeats=repeats)
-    return Evaluation(EvaluationReport(**words, bound=risk, metrics=metrics, curves=tuple(run.curves()), rules=rules, estimates=estimates))
+    report = EvaluationReport(
+        **words, bound=risk, metrics=metrics, curves=tuple(run.curves()), rules=rules, estimates=estimates, gate=named
+    )
+    return Evaluation(report)
+
+
+def _named(gate: PathLike, scores: PathLike | Table | None) -> dict[str, Any]:
+    """What an evaluation says of its gate.
+
+    Raises:
+        ConfigError: the scores have other parts than the gate.
+        BundleError: the gate cannot be read.
+    """
+    found = read_card(gate)
+    parts = [str(detector["name"]) for detector in found["detectors"]]
+    if scores is not None:
+        table = scores if isinstance(scores, Table) else Table.load(scores)
+        own = [name.removeprefix("score.") for name in table.arrow.column_names if name.startswith("score.")]
+        if own != parts:
+            raise ConfigError(
+                f"the score table has the parts {', '.join(own) or 'none'}, the gate {gate} has {', '.join(parts)}: it is not of this gate"
+            )
+    return {"id": found["id"], "encoder": found["encoder"]["sha256"], "parts": parts}
 
 
 @dataclass(frozen=True, eq=False)

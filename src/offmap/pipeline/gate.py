@@ -14,6 +14,7 @@ from offmap.calibrate.threshold import rank
 from offmap.core.encoder import Encoder
 from offmap.explain.neighbours import Neighbours
 from offmap.pipeline import saved
+from offmap.pipeline.answers import free_with, signal_of
 from offmap.pipeline.card import card
 from offmap.pipeline.inputs import PathLike, images, is_array, sources
 from offmap.pipeline.recipe import Recipe
@@ -39,6 +40,8 @@ class Gate:
         facts: what cannot be read off the other parts: data, warnings, date, version, seed, whether volumes.
         neighbours: features and thumbnails of in-distribution images, when they were asked for.
         device: where the encoder and the detectors live.
+        found_id: its id on disk; empty where it was not loaded. (A classifier's file may have another name by now, so that the same gate
+            would be written with another manifest.)
     """
 
     recipe: Recipe
@@ -49,11 +52,12 @@ class Gate:
     neighbours: Neighbours | None = None
     device: torch.device = field(default=torch.device("cpu"))
     limits: Limits = DEFAULT
+    found_id: str = ""
 
     @cached_property
     def id(self) -> str:
         """SHA-256 of the manifest."""
-        return saved.identity(self)
+        return self.found_id or saved.identity(self)
 
     @property
     def card(self) -> dict[str, Any]:
@@ -104,6 +108,7 @@ class Gate:
             DataError: the paths name no image.
         """
         stream = self.stream(jobs, identifiers=include_identifiers, use_cache=use_cache)
+        answers = bool(signal_of(self.encoder)) and signal_of(self.encoder) in stream.needs
         if is_array(inputs):
             batches, total = stream.over_images(images(inputs, axes=axes, spacing=spacing)), None
         else:
@@ -112,7 +117,7 @@ class Gate:
         found_rows = follow(results(self, batches, maps=False), total=total, progress=progress, summary=Summary())
         rows = [r.row for r in found_rows]
         extra = Columns.of(rows)
-        return Table.from_rows(rows, columns=Columns(tuple(self.recipe.parts), extra.identifiers, extra.meta))
+        return Table.from_rows(rows, columns=Columns(tuple(self.recipe.parts), extra.identifiers, extra.meta, answers))
 
     def score_to(
         self,
@@ -151,15 +156,29 @@ class Gate:
             use_cache=use_cache,
         )
 
-    def explain(self, image: Any, *, axes: str = "", spacing: Sequence[float] | None = None) -> "Explanation":
-        """Map, verdict and nearest in-distribution images of one image (a path or an array).
+    def explain(
+        self,
+        image: Any,
+        *,
+        axes: str = "",
+        spacing: Sequence[float] | None = None,
+        abstain: PathLike | None = None,
+        abstain_by: str = "",
+    ) -> "Explanation":
+        """Map, verdict, nearest in-distribution images, and the classifier's answer, of one image (a path or an array).
+
+        Args:
+            abstain: what ``offmap.evaluate(..., gate=...)`` saved for this gate (folder or ``abstention.json``), to tell whether the
+                answer would be believed at that risk limit.
+            abstain_by: the column whose limit decides; ``max_probability`` where the evaluation has it, else ``score``.
 
         Raises:
             DataError: the image cannot be assessed; the message has the reason.
+            ConfigError: the evaluation is damaged, of another gate, lacks the column, or the gate is on no classifier.
         """
         from offmap.pipeline.explaining import explain
 
-        return explain(self, image, axes=axes, spacing=spacing)
+        return explain(self, image, axes=axes, spacing=spacing, abstain=abstain, abstain_by=abstain_by)
 
     def near(self, features: np.ndarray, *, k: int = 3) -> list[np.ndarray]:
         """Thumbnails of the nearest in-distribution images, the nearest first; none when they were not kept."""
@@ -183,12 +202,20 @@ class Gate:
         return replace(self, encoder=self.encoder.to(where), scorer=self.scorer.to(where), device=where)
 
     def stream(
-        self, jobs: int | None, *, maps: bool = False, picture: bool = False, identifiers: bool = False, use_cache: bool = True
+        self,
+        jobs: int | None,
+        *,
+        maps: bool = False,
+        picture: bool = False,
+        identifiers: bool = False,
+        use_cache: bool = True,
+        answer: bool = False,
     ) -> Stream:
-        """How images become the signals that this gate needs."""
+        """How images become the signals that this gate needs; those of the classifier's answer where they are free, or asked for."""
         needs = self.scorer.needs | (self.scorer.map_needs if maps else frozenset())
         if self.neighbours is not None:
             needs = needs | {"features.last"}
+        needs = needs | {signal_of(self.encoder) if answer else free_with(self.encoder, needs)} - {""}
         return Stream(
             self.encoder,
             self.preparation,

@@ -11,6 +11,7 @@ import numpy as np
 
 from offmap.core.types import Image, NotAssessed
 from offmap.explain.maps import display, overlay, peak_slice, save_png, to_image
+from offmap.pipeline.answers import answers
 from offmap.pipeline.stream import Batch, Progress
 from offmap.report.row import Row
 
@@ -124,6 +125,7 @@ def _rows(gate: "Gate", batch: Batch) -> Iterator[Row]:
     """One row an assessed image."""
     degree = gate.scorer(batch.signals)
     verdicts = gate.recipe.decide.verdicts(degree.p_value.numpy())
+    answered = answers(gate.encoder, batch.signals, len(verdicts))
     assessed = [(e, s) for e, s in zip(batch.entries, batch.sources, strict=True) if isinstance(e, Image)]
     for n, (image, source) in enumerate(assessed):
         extrapolated = float(degree.bits_extrapolated[n])
@@ -137,6 +139,7 @@ def _rows(gate: "Gate", batch: Batch) -> Iterator[Row]:
             parts={name: float(values[n]) for name, values in degree.parts.items()},
             meta={k: v for k, v in image.meta.items() if k in source.meta},
             identifiers=dict(image.identifiers),
+            answer=answered[n],
         )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -74,10 +75,11 @@ def load(
     network = rebuild(described, weights, given=encoder, trust_classifier=trust_classifier, device=str(where))
     with _damage(path):
         recipe = recipes.from_json(manifest["recipe"])
+        recipe = replace(recipe, parts={name: recipe.parts[name] for name in manifest["parts"]})
         preparation = Preparation.from_json(manifest["prepare"], where="prepare")
         scorer = _scorer(manifest, found.stages).to(where)
         neighbours = Neighbours.read(found) if "neighbours" in found.stages else None
-        gate = _gate()(recipe, network, preparation, scorer, manifest["facts"], neighbours, where)
+        gate = _gate()(recipe, network, preparation, scorer, manifest["facts"], neighbours, where, found_id=found.id)
     _try_out(gate, path)
     return gate
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from offmap.core.errors import ConfigError
 from offmap.core.types import Source
+from offmap.pipeline.answers import signal_of
 from offmap.pipeline.inputs import PathLike, sources
 from offmap.pipeline.run import MapFolder, Result, Summary, follow, results
 from offmap.pipeline.stream import Progress
@@ -42,7 +43,13 @@ def write(
     summary = Summary()
     with ExitStack() as stack:
         table = stack.enter_context(
-            TableWriter(out, parts=list(gate.recipe.parts), identifiers=IDENTIFIERS if identifiers else (), meta=_columns(found))
+            TableWriter(
+                out,
+                parts=list(gate.recipe.parts),
+                identifiers=IDENTIFIERS if identifiers else (),
+                meta=_columns(found),
+                answers=signal_of(gate.encoder) in stream.needs,
+            )
         )
         page = stack.enter_context(Page(report, gate.card, histogram=gate.histogram(), table=out.name)) if report is not None else None
         folder = MapFolder(maps) if maps is not None else None

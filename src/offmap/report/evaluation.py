@@ -126,9 +126,27 @@ class Rule:
             return "none"
         if self.threshold == -math.inf:
             return "every assessed image"
-        if self.confidence.partition(".")[0] == "score":
+        if self._score:
             return f"{self.confidence} < {-self.threshold:.6g}"
         return f"{self.confidence} > {self.threshold:.6g}"
+
+    @property
+    def accepted(self) -> str:
+        """Where accepted images lie: ``above`` or ``below`` the limit of the column itself, ``always`` or ``never``."""
+        if self.threshold is None:
+            return "never"
+        return "always" if self.threshold == -math.inf else "below" if self._score else "above"
+
+    @property
+    def limit(self) -> float | None:
+        """Of the column itself (a score is the negative of its confidence); None where it is not needed."""
+        if self.threshold is None or not math.isfinite(self.threshold):
+            return None
+        return -self.threshold if self._score else self.threshold
+
+    @property
+    def _score(self) -> bool:
+        return self.confidence.partition(".")[0] == "score"
 
     def facts(self) -> dict[str, Any]:
         """As JSON."""
@@ -140,6 +158,8 @@ class Rule:
             "promise": self.promise,
             "accepts": self.accepts,
             "threshold": self.threshold if self.threshold is not None and math.isfinite(self.threshold) else None,
+            "accepted": self.accepted,
+            "limit": self.limit,
             "coverage": self.coverage,
             "calibration": {"n": self.n, "tested": self.tested, "needed": self.needed, "risk": _finite(self.risk)},
             "tests": [trial.facts() for trial in self.trials],
@@ -180,6 +200,7 @@ class EvaluationReport:
         curves: of all evaluated images.
         rules: of abstention.
         estimates: of accuracy without labels.
+        gate: ``id`` and more of the gate whose scores were evaluated; None where none was named.
     """
 
     title: str
@@ -191,6 +212,7 @@ class EvaluationReport:
     curves: Sequence[Curve]
     rules: Sequence[Rule]
     estimates: Sequence[Estimated]
+    gate: Mapping[str, Any] | None = None
 
     def save(self, folder: Path) -> None:
         """Write ``metrics.csv``, ``risk_coverage.csv``, ``abstention.json``, ``estimated_accuracy.csv`` and ``index.html``."""
@@ -198,7 +220,9 @@ class EvaluationReport:
         _write(folder / "metrics.csv", METRIC_COLUMNS, (metric.row() for metric in self.metrics))
         _write(folder / "risk_coverage.csv", CURVE_COLUMNS, self._curve_rows())
         _write(folder / "estimated_accuracy.csv", ESTIMATE_COLUMNS, (estimate.row() for estimate in self.estimates))
-        text = json.dumps({"rules": [rule.facts() for rule in self.rules]}, indent=2, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(
+            {"gate": self.gate, "rules": [rule.facts() for rule in self.rules]}, indent=2, ensure_ascii=False, allow_nan=False
+        )
         (folder / "abstention.json").write_text(text + "\n", encoding="utf-8")
         (folder / "index.html").write_text(self.html(), encoding="utf-8", errors="backslashreplace")
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from offmap import __version__
 from offmap.core.errors import ConfigError
+from offmap.report import answer as answers
 from offmap.report import card as cards
 from offmap.report import view
 from offmap.report.histogram import Histogram, draw
@@ -64,6 +65,7 @@ class Page:
         histogram: calibration scores and score thresholds; None = no histogram.
         table: name of the score table, for the reader.
         title: heading of the page.
+        single: the page is of one image, which comes first and large, without the numbers of a run.
         inline, shown: see ``INLINE`` and ``SHOWN``.
 
     Raises:
@@ -78,12 +80,13 @@ class Page:
         histogram: Histogram | None = None,
         table: str = "",
         title: str = "Are these images on the map?",
+        single: bool = False,
         inline: int = INLINE,
         shown: int = SHOWN,
     ) -> None:
         self.folder = Path(folder)
         self._card, self._histogram, self._table, self._title = card, histogram, table, title
-        self._inline, self._shown = inline, shown
+        self._inline, self._shown, self._single = inline, shown, single
         self._scale = view.Scale.of(card)
         self._heap: list[tuple[tuple[float, float, float], int, _Kept]] = []
         self._scores = array("d")
@@ -155,6 +158,7 @@ class Page:
         assessed = len(self._scores)
         context = {
             "title": self._title,
+            "single": self._single,
             "version": __version__,
             "csp": policy(styles=("page.css",), scripts=("page.js",)),
             "made": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
@@ -169,6 +173,8 @@ class Page:
             "calibrated": 0 if self._histogram is None else int(self._histogram.calibration.size),
             "histogram": draw(self._histogram, np.frombuffer(self._scores, dtype=np.float64)) if self._histogram is not None else "",
             "cases": self._cases(),
+            "has_answers": any(kept.row.answer is not None for *_, kept in self._heap),
+            "unnamed": answers.UNNAMED if any(k.row.answer is not None and not k.row.answer.classes for *_, k in self._heap) else "",
             "has_maps": any("-map." in name for *_, kept in self._heap for name, *_ in kept.files),
             "reasons": [(code, view.explain(code), n) for code, n in self._reasons.most_common()],
             "refused": [(item, code, view.explain(code)) for item, code in self._refused],

@@ -12,6 +12,8 @@ import pyarrow as pa
 from offmap.core.component import nearest
 from offmap.core.errors import ConfigError, SignalError
 from offmap.core.types import Status, Verdict
+from offmap.report import answer as answers
+from offmap.report.answer import Answer
 
 FIXED: Mapping[str, pa.DataType] = MappingProxyType(
     {
@@ -28,6 +30,9 @@ FIXED: Mapping[str, pa.DataType] = MappingProxyType(
     }
 )
 """The columns that every score table has, in their order."""
+
+ANSWERS: Mapping[str, pa.DataType] = MappingProxyType({"predicted": pa.string(), "max_probability": pa.float64(), "entropy": pa.float64()})
+"""The columns of a table whose gate is on a classifier: its answer, the probability of it, and the entropy of all in nats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,7 @@ class Row:
         parts: the columns ``score.<name>``, float32.
         meta: the columns ``meta.<name>``: columns of the manifest that named the item.
         identifiers: the columns ``id.<name>``: patient data, filled only when the user asked for it; never printed.
+        answer: of the classifier, the columns ``predicted``, ``max_probability`` and ``entropy``; None without one.
 
     Raises:
         SignalError: a number is NaN or infinite, or status, score and verdict contradict each other.
@@ -65,6 +71,7 @@ class Row:
     parts: Mapping[str, float | None] = field(default_factory=dict)
     meta: Mapping[str, str] = field(default_factory=dict)
     identifiers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    answer: Answer | None = None
 
     def __post_init__(self) -> None:
         for name in ("score", "p_value", "surprise_bits", "bits_extrapolated", "cause_confidence"):
@@ -88,12 +95,13 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Columns of one table: the fixed ones, then ``score.<name>``, ``id.<name>``, ``meta.<name>``.
+    """Columns of one table: the fixed ones, those of answers, then ``score.<name>``, ``id.<name>``, ``meta.<name>``.
 
     Args:
         parts: names of the parts of the score, as the recipe calls them.
         identifiers: names of the patient data; empty unless the user asked for it.
         meta: names of the manifest's columns that are kept.
+        answers: the classifier's answers have columns.
 
     Raises:
         ConfigError: a name occurs twice.
@@ -102,6 +110,7 @@ class Columns:
     parts: tuple[str, ...] = ()
     identifiers: tuple[str, ...] = ()
     meta: tuple[str, ...] = ()
+    answers: bool = False
 
     def __post_init__(self) -> None:
         for names in (self.parts, self.identifiers, self.meta):
@@ -113,15 +122,18 @@ class Columns:
     def of(cls, rows: Iterable[Row]) -> "Columns":
         """The columns that these rows fill, in order of appearance."""
         found: tuple[dict[str, None], dict[str, None], dict[str, None]] = ({}, {}, {})
+        answered = False
         for row in rows:
+            answered = answered or row.answer is not None
             for names, values in zip(found, (row.parts, row.identifiers, row.meta), strict=True):
                 names.update(dict.fromkeys(values))
-        return cls(*(tuple(names) for names in found))
+        parts, identifiers, meta = (tuple(names) for names in found)
+        return cls(parts, identifiers, meta, answered)
 
     @property
     def schema(self) -> pa.Schema:
         """Names and types; every column but ``item``, ``status`` and ``verdict`` may be null."""
-        typed = dict(FIXED)
+        typed = dict(FIXED) | (dict(ANSWERS) if self.answers else {})
         typed |= {f"score.{name}": pa.float32() for name in self.parts}
         typed |= {f"id.{name}": pa.string() for name in self.identifiers}
         typed |= {f"meta.{name}": pa.string() for name in self.meta}
@@ -134,6 +146,8 @@ class Columns:
             ConfigError: a row has a part, an identifier or a manifest column that this table has not.
         """
         data: dict[str, list[Any]] = {name: [_plain(getattr(row, name)) for row in rows] for name in FIXED}
+        if self.answers:
+            data |= {name: [_plain(cell) for cell in cells] for name, cells in answers.columns([row.answer for row in rows]).items()}
         for prefix, attribute, names in self._groups():
             for row in rows:
                 for name in getattr(row, attribute):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from offmap.core.types import REASONS
+from offmap.report import answer as answers
 from offmap.report.card import cap_bits, thresholds
 from offmap.report.row import Row
 from offmap.report.words import VERDICTS, count, middle, number, one_in, percent, printable
@@ -92,6 +93,7 @@ class Case:
     mark: float | None
     reason: str
     facts: tuple[tuple[str, str], ...]
+    answer: answers.Told | None = None
     pictures: tuple[Picture, ...] = ()
     neighbours: tuple[Picture, ...] = ()
 
@@ -121,6 +123,7 @@ def case(row: Row, scale: Scale, *, place: int, order: int, pictures: Sequence[P
         mark=None if bits is None else min(bits / scale.end, 1.0),
         reason=explain(row.reason),
         facts=_facts(row),
+        answer=None if row.answer is None else answers.told(row.answer, flagged=row.verdict != "accept"),
         pictures=tuple(pictures),
         neighbours=tuple(neighbours),
     )

@@ -96,7 +96,7 @@ class TableWriter:
 
     Args:
         path: ends in ``.csv``, ``.jsonl`` or ``.parquet``; a missing folder is made.
-        parts, identifiers, meta: names of the columns beyond the fixed ones, see ``offmap.report.row.Columns``.
+        parts, identifiers, meta, answers: which columns there are beyond the fixed ones, see ``offmap.report.row.Columns``.
         chunk: rows held in memory before they are written.
 
     Raises:
@@ -110,10 +110,11 @@ class TableWriter:
         parts: Sequence[str] = (),
         identifiers: Sequence[str] = (),
         meta: Sequence[str] = (),
+        answers: bool = False,
         chunk: int = CHUNK,
     ) -> None:
         self.path = Path(path)
-        self.columns = Columns(tuple(parts), tuple(identifiers), tuple(meta))
+        self.columns = Columns(tuple(parts), tuple(identifiers), tuple(meta), answers)
         self.count = 0
         self._rows: list[Row] = []
         self._chunk = chunk

@@ -48,9 +48,11 @@ class ClassifierEncoder(Encoder):
         spec: what the module was trained to see. When None: 224 pixels, the channels of its first convolution,
             mean and deviation of ImageNet for three channels and 0.5 for one.
         sha256: digest to record; that of the weights and the tree of parts, with their dropout rates, when empty.
+        class_names: of the logits, in their order, where they are known.
 
     Raises:
-        ConfigError: unknown layer or head, an output that is no tensor, a module that is not deterministic or cannot take the input.
+        ConfigError: unknown layer or head, names that are not one a logit, an output that is no tensor, a module that is not
+            deterministic or cannot take the input.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class ClassifierEncoder(Encoder):
         spec: Input | None = None,
         device: torch.device | str = "cpu",
         sha256: str = "",
+        class_names: Sequence[str] = (),
     ) -> None:
         if isinstance(module, torch.jit.ScriptModule):
             raise ConfigError("TorchScript modules take no hooks: pass the Python module itself, or a torch.export program")
@@ -74,6 +77,7 @@ class ClassifierEncoder(Encoder):
         self._head = find_head(self._module, trace, head)
         parts = chosen([n for n in layers if n != PENULTIMATE], tuple(trace.calls), name) if layers else stages(trace)
         self._classes = trace.calls[self._head].gave.shape[1] if self._head else 0
+        self.class_names = named_classes(class_names, self._classes, name)
         self._parts = {n: trace.calls[n].gave.ndim for n in parts}
         self._check_parts()
         last = PENULTIMATE if self._head else "output" if not self._parts or trace.output.ndim == 2 else ""
@@ -111,6 +115,7 @@ class ClassifierEncoder(Encoder):
             spec=spec if spec is not None else program.input,
             device=device,
             sha256=program.sha256,
+            class_names=program.class_names,
         )
 
     def _dry_run(self) -> Trace:
@@ -220,6 +225,18 @@ class ClassifierEncoder(Encoder):
             named["features.last"] = vectors[last] if last in vectors else spatial_stats(maps[last])
         return named
 
+    def logits_of(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
+        """Logits of prepared images, part of their graph where the caller has gradients on.
+
+        Raises:
+            ConfigError: there is no head.
+            SignalError: neither 1 nor 3 channels.
+        """
+        if self._head is None:
+            raise ConfigError(f"{self.name} has no head that gives logits")
+        with evaluating(self._module, gradients=torch.is_grad_enabled()):
+            return watched(self._module, frozenset({self._head}), self._pixels(images)).calls[self._head].gave
+
     def to(self, device: torch.device | str) -> "ClassifierEncoder":
         """The same encoder on another device; the user's module stays where it is."""
         other = copy.copy(self)
@@ -239,7 +256,20 @@ class ClassifierEncoder(Encoder):
             "layers": list(self._parts),
             "head": self._head,
             "input": asdict(self.input),
+            **({"class_names": list(self.class_names)} if self.class_names else {}),
         }
+
+
+def named_classes(names: Sequence[str], count: int, who: str) -> tuple[str, ...]:
+    """Names of classes as given.
+
+    Raises:
+        ConfigError: not one different, non-empty name for each logit.
+    """
+    found = tuple(names)
+    if found and not (len(found) == count == len(set(found)) and all(isinstance(name, str) and name.strip() for name in found)):
+        raise ConfigError(f"{who} has {count} logits; {len(found)} class names were given: one for each is needed, all different")
+    return found
 
 
 def _on(module: nn.Module, device: torch.device) -> nn.Module:

@@ -40,8 +40,14 @@ class EnsembleEncoder(Encoder):
         self.members = tuple(members)
         self.name = f"ensemble of {len(members)}: {', '.join(dict.fromkeys(member.name for member in members))}"
         self.layers, self.input = first.layers, first.input
+        self.class_names = next((member.class_names for member in members if member.class_names), ())
         self.provides = first.provides | {SIGNAL}
         self.sha256 = hashlib.sha256("\n".join(member.sha256 for member in members).encode()).hexdigest()
+
+    @property
+    def classes(self) -> int:
+        """Number of logits of each member."""
+        return self.members[0].classes
 
     def encode(self, images: Float[Tensor, "n c h w"], needs: frozenset[str]) -> Signals:
         """As ``Encoder.encode``."""
@@ -84,6 +90,11 @@ def _check(members: Sequence[ClassifierEncoder]) -> None:
             raise ConfigError(
                 f"member {i} of the ensemble ({member.name}) takes {member.input.size} pixels, the first {members[0].input.size}: "
                 "all see one prepared image; export programs with notes of the same size"
+            )
+        first = next((other for other in members[:i] if other.class_names), member)
+        if member.class_names and member.class_names != first.class_names:
+            raise ConfigError(
+                f"member {i} of the ensemble ({member.name}) names its classes otherwise than another member, or in another order"
             )
         twin = next((j for j, other in enumerate(members[: i - 1], 1) if other.sha256 == member.sha256), 0)
         if twin:

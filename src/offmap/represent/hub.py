@@ -58,6 +58,7 @@ class HubEncoder(Encoder):
         self._model_config = dict(files.config)
         self._model = build(files, name).to(device=device)
         self._head = _head(self._model)
+        self.class_names = _class_names(files.config, self.classes)
         self._project = projection(files)
         if self._project is not None:
             self._project.to(device)
@@ -105,10 +106,28 @@ class HubEncoder(Encoder):
         return map_signals(maps, want, self.layers[-1]) | {k: v for k, v in hidden.vectors.items() if k in want}
 
     def _run(self, images: Tensor) -> Hidden:
-        pixels = normalise(images, self.input)
-        pixels = pixels.expand(-1, self.input.channels, -1, -1).contiguous(memory_format=memory_format(self._model))
         with torch.no_grad():
-            return hidden_of(self._model, pixels, self._head, self._project)
+            return hidden_of(self._model, self._pixels(images), self._head, self._project)
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        pixels = normalise(images, self.input)
+        return pixels.expand(-1, self.input.channels, -1, -1).contiguous(memory_format=memory_format(self._model))
+
+    def logits_of(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
+        """Logits of prepared images, part of their graph where the caller has gradients on.
+
+        Raises:
+            ConfigError: the model has no classification head.
+            SignalError: neither 1 nor 3 channels.
+        """
+        if self._head is None:
+            raise ConfigError(f"{self.name} has no head that gives logits")
+        return hidden_of(self._model, self._pixels(images), self._head).vectors["logits"]
+
+    @property
+    def classes(self) -> int:
+        """Number of logits, 0 without a head."""
+        return self._head.out_features if self._head is not None else 0
 
     def backbone(self) -> nn.Module:
         """The encoder's own network, from normalised pixels to the last hidden state, ``(N, C, h, w)`` or tokens ``(N, T, C)``."""
@@ -153,6 +172,15 @@ def input_from(values: Mapping[str, Any]) -> Input:
     if spec.size < 1 or spec.channels not in (1, 3) or min(spec.std) <= 0 or not len(spec.mean) == len(spec.std) == spec.channels:
         raise ConfigError(f"the encoder's input makes no sense: {spec}")
     return spec
+
+
+def _class_names(config: Mapping[str, Any], count: int) -> tuple[str, ...]:
+    """``id2label`` of the configuration; none where it is not one different name a logit, or holds the placeholders ``LABEL_0``."""
+    given = config.get("id2label")
+    table = {str(k): str(v) for k, v in given.items()} if isinstance(given, Mapping) else {}
+    names = tuple(table.get(str(k), "") for k in range(count))
+    known = len(table) == count == len(set(names)) and all(name.strip() for name in names)
+    return names if known and any(name != f"LABEL_{k}" for k, name in enumerate(names)) else ()
 
 
 def _head(model: nn.Module) -> nn.Linear | None:

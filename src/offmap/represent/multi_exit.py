@@ -105,13 +105,18 @@ class WithExits(Encoder):
 
     def __init__(self, base: Encoder, exits: Exits) -> None:
         self.base, self.exits = base, exits
-        self.name, self.layers, self.input = base.name, base.layers, base.input
+        self.name, self.layers, self.input, self.class_names = base.name, base.layers, base.input, base.class_names
         self.sha256 = tensors_sha256(exits.tensors(), note=f"{base.sha256} {' '.join(exits.layers)}")
         self.provides = base.provides | {FEATURES, MASKED, MAP}
         self._maps = tuple(f"feature_map.{layer}" for layer in exits.layers)
         lacking = [layer for layer, name in zip(exits.layers, self._maps, strict=True) if name not in base.provides]
         if lacking:
             raise ConfigError(f"exits at {', '.join(lacking)}: {base.name} gives maps of {', '.join(mapped(base)) or 'no layer'}")
+
+    @property
+    def classes(self) -> int:
+        """Number of the network's own logits, not of the exits."""
+        return self.base.classes
 
     def ready(self, needs: frozenset[str]) -> None:
         """As ``Encoder.ready``.

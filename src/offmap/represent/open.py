@@ -209,9 +209,21 @@ def _given(config: Mapping[str, Any], given: Given, trust: bool, device: str) ->
         raise BundleError(f"encoder {kind} was given, the gate was fitted on {config.get('name')}")
     if kind == "builtin":
         return _builtin_given(str(given), config, device)
+    if isinstance(given, nn.Module):
+        return _module_again(config, given, device)
     return open_encoder(
         given, layers=config["layers"], device=device, trust_classifier=trust, input=input_from(config["input"]), head=config.get("head")
     )
+
+
+def _module_again(config: Mapping[str, Any], module: nn.Module, device: str) -> Encoder:
+    """A bare module knows no names of its classes: the gate's are kept."""
+    from offmap.represent.classifier import ClassifierEncoder
+    from offmap.represent.hub import input_from
+
+    names, place = config.get("class_names", ()), resolve_device(device)
+    spec, head = input_from(config["input"]), config.get("head")
+    return ClassifierEncoder(module, layers=config["layers"], head=head, spec=spec, device=place, class_names=names)
 
 
 def _open_already(config: Mapping[str, Any], given: Encoder) -> Encoder:

@@ -1,5 +1,6 @@
 """A classifier made of a frozen backbone and a linear head: what logit methods need where the user has no classifier."""
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -62,9 +63,17 @@ def width(encoder: Encoder) -> int:
 
 
 def probed(
-    encoder: Encoder, weight: Float[Tensor, "k c"], bias: Float[Tensor, " k"], *, device: torch.device | str = "cpu"
+    encoder: Encoder,
+    weight: Float[Tensor, "k c"],
+    bias: Float[Tensor, " k"],
+    *,
+    class_names: Sequence[str] = (),
+    device: torch.device | str = "cpu",
 ) -> ClassifierEncoder:
     """The encoder as a classifier; its own weights stay as they are.
+
+    Args:
+        class_names: of the rows of ``weight``, where they are known.
 
     Raises:
         ConfigError: the encoder has no backbone to hand out, or the head does not fit it.
@@ -72,7 +81,8 @@ def probed(
     backbone = _backbone(encoder)
     if weight.shape[1] != width(encoder):
         raise ConfigError(f"a head of {weight.shape[1]} features does not fit {encoder.name}, which has {width(encoder)}")
-    return ClassifierEncoder(Probe(backbone, weight, bias).eval(), f"{encoder.name}+head", spec=encoder.input, device=device)
+    module = Probe(backbone, weight, bias).eval()
+    return ClassifierEncoder(module, f"{encoder.name}+head", spec=encoder.input, device=device, class_names=class_names)
 
 
 def _backbone(encoder: Encoder) -> nn.Module:

@@ -37,10 +37,16 @@ class WithText(Encoder):
     def __init__(self, base: Encoder, texts: Float[Tensor, "k d"] | None, record: Mapping[str, Any]) -> None:
         self.base = base
         self.name, self.layers, self.input, self.sha256 = base.name, base.layers, base.input, base.sha256
+        self.class_names = base.class_names
         self.provides = base.provides | {IMAGE} | ({TEXT} if texts is not None else set())
         self._texts = texts
         self._record = {"texts": record["texts"], "digest": record["digest"]}
         self._source = embedding_of(base)
+
+    @property
+    def classes(self) -> int:
+        """Number of the base encoder's logits."""
+        return self.base.classes
 
     def encode(self, images: Float[Tensor, "n c *s"], needs: frozenset[str]) -> Signals:
         """As ``Encoder.encode``."""

@@ -43,12 +43,12 @@ class TrainedEncoder(Encoder):
         *,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.trainer, self.classes = trainer, tuple(classes)
+        self.trainer, self.class_names = trainer, tuple(classes)
         self._state = dict(state or {})
-        self.inner = trainer.open(len(self.classes), state, device=torch.device(device))
+        self.inner = trainer.open(len(self.class_names), state, device=torch.device(device))
         self.name = f"{PREFIX}{trainer.method()}"
         self.layers, self.provides, self.input = self.inner.layers, self.inner.provides, self.inner.input
-        note = json.dumps([self.name, trainer.params(), self.classes], sort_keys=True)
+        note = json.dumps([self.name, trainer.params(), self.class_names], sort_keys=True)
         self.sha256 = tensors_sha256(self._state, note=note)
 
     @classmethod
@@ -69,6 +69,11 @@ class TrainedEncoder(Encoder):
             raise BundleError(f"the gate's network has SHA-256 {found.sha256}, its manifest says {config.get('sha256')}: it was damaged")
         return found
 
+    @property
+    def classes(self) -> int:
+        """Number of logits; 0 where the network was trained without labels."""
+        return self.inner.classes if self.class_names else 0
+
     def encode(self, images: Float[Tensor, "n c h w"], needs: frozenset[str]) -> Signals:
         """As ``Encoder.encode``."""
         return self.inner.encode(images, needs)
@@ -79,7 +84,7 @@ class TrainedEncoder(Encoder):
 
     def to(self, device: torch.device | str) -> "TrainedEncoder":
         """The same encoder on another device."""
-        return TrainedEncoder(self.trainer, self.classes, self._state or None, device=device)
+        return TrainedEncoder(self.trainer, self.class_names, self._state or None, device=device)
 
     def state(self) -> dict[str, Tensor]:
         """All weights: nobody else has them."""
@@ -93,7 +98,7 @@ class TrainedEncoder(Encoder):
             "sha256": self.sha256,
             "trainer": self.trainer.method(),
             "params": self.trainer.params(),
-            "classes": list(self.classes),
+            "classes": list(self.class_names),
         }
 
 

@@ -132,9 +132,9 @@ def _last_best(areas: Sequence[float]) -> int:
     return len(areas) - 1 - int(np.argmax(areas[::-1]))
 
 
-def with_own_exits(net: MultiExitResNet, spec: Input, *, device: str = "cpu") -> WithExits:
-    """The network as an encoder whose exits are its own."""
-    base = ClassifierEncoder(net, layers=STAGES, spec=spec, device=device)
+def with_own_exits(net: MultiExitResNet, spec: Input, *, device: str = "cpu", class_names: Sequence[str] = ()) -> WithExits:
+    """The network as an encoder whose exits are its own; ``class_names`` are those of labels 0 ... K-1, where they are known."""
+    base = ClassifierEncoder(net, layers=STAGES, spec=spec, device=device, class_names=class_names)
     weights, biases = net.heads()
     return WithExits(base, Exits(STAGES, tuple(weights), tuple(biases)).to(resolve_device(device)))
 
