@@ -3,6 +3,7 @@
 The backbone is frozen and the same for all tasks; each task has a small network of its own on it. All tasks share images and divisions.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,8 +120,8 @@ class _Work:
         study, images = self.run.study, self.run.images
         own = self._encode("in distribution", images.own, self.reading)
         scored = Reading(**{**self.reading.__dict__, "needs": frozenset({SCORED})})
-        for name, items in images.shifts.items():
-            self.sets[name] = self._encode(name, items, scored)
+        for name, mine in images.shifts.items():
+            self.sets[name] = self._encode(name, mine, scored)
         copies = self._drop_copies(own)
         here = [images.own[i] for i in own.at]
         items = own.of(images.own)
@@ -129,7 +130,10 @@ class _Work:
         for shift in study.shifts:
             if shift.damage:
                 damage = Damage(shift.damage, shift.severity, frozenset(here[i].name for i in tested.tolist()))
-                self.sets[shift.name] = scored.encode(shift.name, images.own, only=own.at[tested], damage=damage, keep=False)
+                rows = own.at[tested]
+                kept = f"{shift.damage}-{shift.severity}-{hashlib.sha256(rows.tobytes()).hexdigest()[:12]}"
+                known = scored.known(kept, images.own)
+                self.sets[shift.name] = known or scored.encode(kept, images.own, only=rows, damage=damage)
         seen = _seen(own, self.reading.needs)
         for number, (seed, division) in enumerate(divisions.items()):
             if self.progress is not None:
@@ -142,7 +146,9 @@ class _Work:
             reasons = ", ".join(sorted({reason for _, reason in found.refused}))
             self.run.notes.append(f"{len(found.refused)} of {len(items)} images of {name} could not be used ({reasons}).")
         if len(found.at) == 0:
-            raise ConfigError(f"study {self.run.study.name}: none of the {len(items)} images of {name} can be read; `offmap check` says why")
+            raise ConfigError(
+                f"study {self.run.study.name}: none of the {len(items)} images of {name} can be read; `offmap check` says why"
+            )
         return found
 
     def _drop_copies(self, own: Encoded) -> list[tuple[int, ...]]:
@@ -150,7 +156,7 @@ class _Work:
         if own.prints is None:
             return []
         names = [name for name, found in self.sets.items() if found.prints is not None]
-        prints = np.concatenate([own.prints, *(self.sets[name].prints for name in names)])  # type: ignore[list-item]
+        prints = np.concatenate([own.prints, *(p for name in names if (p := self.sets[name].prints) is not None)])
         digests = [*own.digests, *(digest for name in names for digest in self.sets[name].digests)]
         n, groups = len(own.at), duplicates.find(prints, digests)
         twins = {row for group in groups if min(group) < n for row in group if row >= n}
@@ -173,11 +179,8 @@ class _Work:
         items: dict[str, list[Item]] = {name: [here[i] for i in rows[name].tolist()] for name in (HELD, TEST)}
         for shift in study.shifts:
             found = self.sets[shift.name]
-            at, among = np.arange(len(found.at)), self.run.images.own
-            if shift.damage:
-                at = np.flatnonzero(np.isin(found.at, own.at[division.test]))
-            else:
-                among = self.run.images.shifts[shift.name]
+            at = np.arange(len(found.at)) if not shift.damage else np.flatnonzero(np.isin(found.at, own.at[division.test]))
+            among = self.run.images.own if shift.damage else self.run.images.shifts[shift.name]
             sets[shift.name] = _seen(found, frozenset({SCORED})).rows(at)
             items[shift.name] = [among[i] for i in found.at[at].tolist()]
         tasks = {}

@@ -41,10 +41,27 @@ METHODS = (
 
 IMAGES = {"table": TEXT, "path": TEXT, "folder": TEXT, "suffix": TEXT, "paths": TEXTS}
 STUDY = {
-    **{"name": TEXT, "description": TEXT, "root": TEXT, "patient": TEXT, "max": WHOLE, "max_shift": WHOLE, "split": SHARES},
-    **{"seeds": WHOLES, "methods": TEXTS, "semantic_ood_is_failure": TRUTH, "risk": NUMBER, "repeats": WHOLE},
-    **{"hidden": WHOLE, "dropout": NUMBER, "epochs": WHOLE, "passes": WHOLE, "members": WHOLE},
-    **{"images": TABLE, "id": TABLE, "task": TABLES, "shift": TABLES},
+    "name": TEXT,
+    "description": TEXT,
+    "root": TEXT,
+    "patient": TEXT,
+    "max": WHOLE,
+    "max_shift": WHOLE,
+    "split": SHARES,
+    "seeds": WHOLES,
+    "methods": TEXTS,
+    "semantic_ood_is_failure": TRUTH,
+    "risk": NUMBER,
+    "repeats": WHOLE,
+    "hidden": WHOLE,
+    "dropout": NUMBER,
+    "epochs": WHOLE,
+    "passes": WHOLE,
+    "members": WHOLE,
+    "images": TABLE,
+    "id": TABLE,
+    "task": TABLES,
+    "shift": TABLES,
 }
 ID = {"where": FILTER, "max": WHOLE}
 TASK = {"name": TEXT, "column": TEXT, "made": TEXT, "clinical": TRUTH, "flips": TRUTH, "rename": TABLE}
@@ -198,12 +215,15 @@ def read_study(path_or_name: Path | str, root: Path | str | None = None) -> Stud
     else:
         folder = (local.find() or Path()) if comes_along else path.parent
     if not folder.is_dir():
-        raise ConfigError(f"{where}: the folder of the images {str(folder)!r} is not there; name it with --data DIR, or with root in the file")
+        raise ConfigError(
+            f"{where}: the folder of the images {str(folder)!r} is not there; name it with --data DIR, or with root in the file"
+        )
     return _study(tables, folder, where)
 
 
 def _study(tables: Table, folder: Path, where: str) -> Study:
-    images = ImageTable(**{key: tuple(value) if key == "paths" else value for key, value in tables["images"].items()})
+    given = tables["images"]
+    images = ImageTable(**{key: value for key, value in given.items() if key != "paths"}, paths=tuple(given.get("paths", ())))
     if bool(images.table) == bool(images.paths):
         raise ConfigError(f"{where}, [images]: either 'table' or 'paths' must say where the images are")
     own, split = tables.get("id", {}), tables.get("split", {"fit": 0.5, "held_out": 0.2, "test": 0.3})
@@ -278,8 +298,8 @@ def _check(study: Study, where: str) -> None:
         raise ConfigError(f"{where}: one task must have clinical = true, {len(clinical)} have: {', '.join(clinical) or 'none'}")
     if not 0 < study.risk < 1 or study.repeats < 100 or not 2 <= study.members <= 100 or not 2 <= study.passes <= 1000:
         raise ConfigError(
-            f"{where}: risk = {study.risk} must lie in (0, 1), repeats = {study.repeats} be 100 or more, members = {study.members} 2 to 100, "
-            f"passes = {study.passes} 2 to 1000"
+            f"{where}: risk = {study.risk} must lie in (0, 1), repeats = {study.repeats} be 100 or more, members = {study.members} "
+            f"2 to 100, passes = {study.passes} 2 to 1000"
         )
     if len(set(study.seeds)) < len(study.seeds) or len(set(study.methods)) < len(study.methods) or not study.methods:
         raise ConfigError(f"{where}: seeds = {list(study.seeds)} and methods = {list(study.methods)} may name each once, and one at least")

@@ -106,8 +106,8 @@ def classes(task: Task, own: Sequence[Item]) -> tuple[str, ...]:
     rare = next((name for name in found if labels.count(name) < 6), None)
     if rare is not None:
         raise ConfigError(
-            f"task {task.name!r}: its class {rare!r} has {labels.count(rare)} in-distribution images, 6 or more are needed to train and try "
-            "it; join it to another with rename, or leave it out with [id] where"
+            f"task {task.name!r}: its class {rare!r} has {labels.count(rare)} in-distribution images, 6 or more are needed to train and "
+            "try it; join it to another with rename, or leave it out with [id] where"
         )
     return tuple(found)
 
@@ -142,12 +142,16 @@ def _table(asked: ImageTable, study: Study) -> tuple[list[Item], list[str]]:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         why = "is not there" if isinstance(error, FileNotFoundError) else "cannot be read as UTF-8 text"
-        raise ConfigError(f"study {study.name}: the table {asked.table} {why} below {study.folder}; name the folder with --data DIR") from error
+        raise ConfigError(
+            f"study {study.name}: the table {asked.table} {why} below {study.folder}; name the folder with --data DIR"
+        ) from error
     head = text.partition("\n")[0]
     reader = csv.reader(text.splitlines(), delimiter=max(",;\t", key=head.count))
     columns = [name.strip() for name in next(reader, [])]
     if asked.path not in columns:
-        raise ConfigError(f"the table {asked.table} has no column {asked.path!r}{nearest(asked.path, columns)}. It has: {', '.join(columns)}")
+        raise ConfigError(
+            f"the table {asked.table} has no column {asked.path!r}{nearest(asked.path, columns)}. It has: {', '.join(columns)}"
+        )
     items = []
     for number, cells in enumerate(reader, 2):
         if not cells:
@@ -162,7 +166,9 @@ def _table(asked: ImageTable, study: Study) -> tuple[list[Item], list[str]]:
     if not items or twice:
         raise ConfigError(f"the table {asked.table} names {f'{twice} images twice' if twice else 'no image'}")
     if study.patient and study.patient not in columns:
-        raise ConfigError(f"the table {asked.table} has no column {study.patient!r}{nearest(study.patient, columns)} that tells patients apart")
+        raise ConfigError(
+            f"the table {asked.table} has no column {study.patient!r}{nearest(study.patient, columns)} that tells patients apart"
+        )
     return items, [name for name in columns if name not in (asked.path, study.patient)]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,7 +88,8 @@ def methods_of(study: Study) -> dict[str, Detector]:
         if name not in known:
             raise ConfigError(f"study {study.name}: there is no method {name!r}{nearest(name, list(known))}. `offmap methods` lists all")
         kind = registry.load("score", name, Detector)
-        found[name] = kind(samples=study.passes) if name.startswith("mc_dropout") else kind()
+        settings: dict[str, Any] = {"samples": study.passes} if name.startswith("mc_dropout") else {}
+        found[name] = kind(**settings)
         _possible(study, name, found[name])
     return found
 
@@ -98,8 +100,8 @@ def _possible(study: Study, name: str, detector: Detector) -> None:
     lacking = missing(needs - {"label"}, (*PLAIN, *PASSES))
     if lacking:
         raise ConfigError(
-            f"{here}: it needs {', '.join(lacking)}. The small networks of a study give features, logits and their head, passes with dropout, "
-            "ensembles and augmented views, but no gradients, maps or images; choose others, or use offmap benchmark"
+            f"{here}: it needs {', '.join(lacking)}. The small networks of a study give features, logits and their head, passes with "
+            "dropout, ensembles and augmented views, but no gradients, maps or images; choose others, or use offmap benchmark"
         )
     if name == "evidential":
         raise ConfigError(f"{here}: it means something only for a network that was trained evidentially, which those of a study are not")
@@ -215,7 +217,9 @@ def run_task(
                 held_out=_batches(held),
                 generator=torch.Generator().manual_seed(seed),
             )
-            scores[name] = {where: np.concatenate([fitted.score(part).numpy() for part in _batches(found)]) for where, found in given.items()}
+            scores[name] = {
+                where: np.concatenate([fitted.score(part).numpy() for part in _batches(found)]) for where, found in given.items()
+            }
         except OODError as error:  # one method must not stop the others
             reasons[name] = " ".join(str(error).split())
     answers = {name: found["logits"].argmax(dim=1).numpy() for name, found in given.items()}
@@ -252,9 +256,7 @@ class _Networks:
 
 def _batches(signals: Mapping[str, Tensor]) -> list[Signals]:
     count = len(signals["logits"])
-    return [
-        {name: v if name in STATIC else v[start : start + BATCH] for name, v in signals.items()} for start in range(0, count, BATCH)
-    ]
+    return [{name: v if name in STATIC else v[start : start + BATCH] for name, v in signals.items()} for start in range(0, count, BATCH)]
 
 
 def _balanced(head: TaskHead, features: Float[Tensor, "n d"], labels: Tensor) -> float:

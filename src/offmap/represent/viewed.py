@@ -117,8 +117,10 @@ class ViewedEncoder(Encoder):
     def _features(self, pixels: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
         maps = self._backbone(pixels)
         if maps.ndim == 3:
-            return maps.mean(dim=1).float()
-        return functional.adaptive_avg_pool2d(maps, self.grid).flatten(1).float()
+            tokens: Tensor = maps.mean(dim=1)
+            return tokens.float()
+        cells: Tensor = functional.adaptive_avg_pool2d(maps, self.grid)
+        return cells.flatten(1).float()
 
     def to(self, device: torch.device | str) -> "ViewedEncoder":
         """The same encoder on another device."""
