@@ -55,7 +55,7 @@ STUDY = {
     "repeats": WHOLE,
     "hidden": WHOLE,
     "dropout": NUMBER,
-    "epochs": WHOLE,
+    "steps": WHOLE,
     "passes": WHOLE,
     "members": WHOLE,
     "images": TABLE,
@@ -242,7 +242,7 @@ def _study(tables: Table, folder: Path, where: str) -> Study:
         seeds=tuple(tables.get("seeds", [1])),
         methods=tuple(tables.get("methods", METHODS)),
         risk=float(tables.get("risk", 0.1)),
-        plan=HeadPlan(**{key: tables[key] for key in ("hidden", "dropout", "epochs") if key in tables}),
+        plan=HeadPlan(**{key: tables[key] for key in ("hidden", "dropout", "steps") if key in tables}),
     )
     _check(study, where)
     return study

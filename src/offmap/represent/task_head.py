@@ -14,6 +14,10 @@ from offmap.core.errors import ConfigError
 from offmap.represent.stochastic import dropped
 
 
+LOOK = 30
+"""Steps between two looks at the held-out rows."""
+
+
 @dataclass(frozen=True)
 class HeadPlan:
     """How the networks are built and trained.
@@ -21,22 +25,22 @@ class HeadPlan:
     Args:
         hidden: units of the hidden layer, 2 or more.
         dropout: share of the hidden units that is left out while training and in passes with dropout, in [0, 1).
-        epochs: passes over the training rows; the one with the least loss on held-out rows is kept.
+        steps: of training, the same for all tasks; the network with the least loss on held-out rows, looked at every 30 steps, is kept.
         batch: rows a step.
         rate, decay: step and weight decay of AdamW.
     """
 
     hidden: int = 64
     dropout: float = 0.2
-    epochs: int = 25
-    batch: int = 128
+    steps: int = 300
+    batch: int = 64
     rate: float = 1e-3
     decay: float = 1e-2
 
     def __post_init__(self) -> None:
-        if self.hidden < 2 or self.epochs < 1 or self.batch < 1 or not 0 <= self.dropout < 1:
+        if self.hidden < 2 or self.steps < 1 or self.batch < 1 or not 0 <= self.dropout < 1:
             raise ConfigError(
-                f"hidden = {self.hidden} (2 or more), epochs = {self.epochs} and batch = {self.batch} (1 or more), "
+                f"hidden = {self.hidden} (2 or more), steps = {self.steps} and batch = {self.batch} (1 or more), "
                 f"dropout = {self.dropout} (in [0, 1)) expected"
             )
 
@@ -68,7 +72,7 @@ class TaskHead(nn.Module):
                 layer.weight.normal_(0, math.sqrt(2 / layer.in_features), generator=generator)
                 layer.bias.zero_()
 
-    def hidden(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n h"]:
+    def hidden(self, features: Float[Tensor, "*n d"]) -> Float[Tensor, "*n h"]:
         """Activations of the hidden layer: the penultimate features of the task's network."""
         found: Tensor = self.first((features - self.mean) / self.spread).relu()
         return found
@@ -100,27 +104,29 @@ def train_task(
     plan: HeadPlan,
     generator: torch.Generator,
 ) -> TaskHead:
-    """Cross-entropy with equal weight for each class; the epoch with the least loss on the held-out rows.
+    """Cross-entropy with equal weight for each class; the network of the step with the least loss on the held-out rows.
 
     Args:
         features, labels: to train on, every class among them.
-        held_features, held_labels: that choose the epoch.
+        held_features, held_labels: that choose the step.
         classes: K.
-        generator: of the first weights, the order of the rows, and dropout.
+        generator: of the first weights, the choice of rows, and dropout.
     """
     spread = features.std(dim=0)
     model = TaskHead(features.mean(dim=0), spread.clamp_min(1e-2 * float(spread.mean()) + 1e-12), plan, classes, generator)
     weights = len(labels) / (classes * torch.bincount(labels, minlength=classes).clamp_min(1).float())
     optimiser = torch.optim.AdamW(model.parameters(), lr=plan.rate, weight_decay=plan.decay)
     best, kept = math.inf, copy.deepcopy(model.state_dict())
-    for _ in range(plan.epochs):
-        for rows in torch.randperm(len(labels), generator=generator).split(plan.batch):
-            hidden = model.hidden(features[rows])
-            mask = torch.rand(hidden.shape, generator=generator) >= plan.dropout
-            loss = functional.cross_entropy(model.logits(hidden * mask / (1 - plan.dropout)), labels[rows], weights)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
+    for step in range(1, plan.steps + 1):
+        rows = torch.randint(len(labels), (plan.batch,), generator=generator)
+        hidden = model.hidden(features[rows])
+        mask = torch.rand(hidden.shape, generator=generator) >= plan.dropout
+        loss = functional.cross_entropy(model.logits(hidden * mask / (1 - plan.dropout)), labels[rows], weights)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        if step % LOOK and step < plan.steps:
+            continue
         with torch.no_grad():
             found = float(functional.cross_entropy(model.logits(model.hidden(held_features)), held_labels, weights))
         if found < best:
