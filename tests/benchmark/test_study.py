@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from scipy.stats import combine_pvalues, kendalltau
 from sklearn.metrics import roc_auc_score
+from tests.benchmark.study_world import Quick, rows_of, table
+from tests.benchmark.study_world import write as make
 
 from offmap.benchmark.study import HELD, TEST, StudyRun, Truth, run_study
 from offmap.benchmark.study_cells import CHOSEN, COLUMNS, FISHER, MAXIMUM, MEAN, Cells, choose, combined, measure, p_values
@@ -17,8 +19,6 @@ from offmap.benchmark.study_file import METHODS, Study, read_study
 from offmap.benchmark.study_page import facts, write
 from offmap.benchmark.study_summary import Summary, summarise
 from offmap.core.errors import ConfigError
-from tests.benchmark.study_world import Quick, rows_of, table
-from tests.benchmark.study_world import write as make
 
 TASKS = ["plane", "machine", "side"]
 

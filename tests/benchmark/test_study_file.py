@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.benchmark.study_world import COLUMNS, rows_of, table, write
 
 from offmap.benchmark.study_file import METHODS, read_study, shipped
 from offmap.benchmark.study_images import classes, cramers_v, find_images, value
 from offmap.benchmark.study_networks import methods_of
 from offmap.core.errors import ConfigError
 from offmap.datasets import local
-from tests.benchmark.study_world import COLUMNS, rows_of, table, write
 
 NAMES = {"brain-mr", "chest-xray", "fetal-planes"}
 

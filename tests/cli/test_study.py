@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import typer.testing
+from tests.benchmark.study_world import Quick, write
 
 from offmap.cli import app
-from tests.benchmark.study_world import Quick, write
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ def report() -> StudyReport:
         shifts=[part("noise"), part("site", judged=False)],
         means=means,
         best={"noise": HOSTILE, "site": "flip"},
-        kinds={"how images are taken": (HOSTILE, Measure(0.6, 0.5, 0.7), 0.9, {task: 0.6 for task in TASKS})},
+        kinds={"how images are taken": (HOSTILE, Measure(0.6, 0.5, 0.7), 0.9, dict.fromkeys(TASKS, 0.6))},
         combined={"all: mean": {"noise": 0.7, "site": 0.4}},
         risk=0.1,
     )

@@ -13,7 +13,6 @@ from torch.nn import functional
 from offmap.core.errors import ConfigError
 from offmap.represent.stochastic import dropped
 
-
 LOOK = 30
 """Steps between two looks at the held-out rows."""
 
