@@ -5,7 +5,7 @@ The backbone is frozen and the same for all tasks; each task has a small network
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -119,7 +119,7 @@ class _Work:
         """Everything."""
         study, images = self.run.study, self.run.images
         own = self._encode("in distribution", images.own, self.reading)
-        scored = Reading(**{**self.reading.__dict__, "needs": frozenset({SCORED})})
+        scored = replace(self.reading, needs=frozenset({SCORED}))
         for name, mine in images.shifts.items():
             self.sets[name] = self._encode(name, mine, scored)
         copies = self._drop_copies(own)

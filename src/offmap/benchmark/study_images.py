@@ -131,7 +131,7 @@ def _rows(study: Study) -> tuple[list[Item], list[str]]:
     asked = study.images
     if asked.table:
         return _table(asked, study)
-    items = find(ImageSet(study.name, asked.paths), study.folder)
+    items = find(ImageSet(study.name, asked.paths, patient=study.patient), study.folder)
     columns = list(dict.fromkeys(key for item in items for key in item.source.meta))
     return items, columns if FOLDER in columns else [*columns, FOLDER]
 
