@@ -12,7 +12,7 @@ from offmap.core.errors import ConfigError
 Table = Mapping[str, Any]
 Check = Callable[[Any], bool]
 
-TEXT, WHOLE, TRUTH, TEXTS, WHOLES, SHARES, FILTER, TABLE, TABLES, NUMBERS, WORD_OR_TEXTS, TRUTH_OR_TEXT, SIZE = (
+TEXT, WHOLE, TRUTH, TEXTS, WHOLES, SHARES, FILTER, TABLE, TABLES, NUMBERS, WORD_OR_TEXTS, TRUTH_OR_TEXT, SIZE, NUMBER = (
     "a text",
     "a whole number, 0 or more",
     "true or false",
@@ -26,6 +26,7 @@ TEXT, WHOLE, TRUTH, TEXTS, WHOLES, SHARES, FILTER, TABLE, TABLES, NUMBERS, WORD_
     "a text or a list of texts",
     "true, false or a text",
     "a whole number or a list of them",
+    "a number",
 )
 
 SUITE = {
@@ -84,13 +85,13 @@ def read_tables(path: Path) -> Table:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"suite {path} cannot be read: {error}") from error
     where = f"suite {path}"
-    _check(tables, SUITE, NEEDED["suite"], where)
+    check_keys(tables, SUITE, NEEDED["suite"], where)
     for given in tables["set"]:
-        _check(given, SET, NEEDED["set"], f"{where}, [[set]] {given.get('name', '')}")
+        check_keys(given, SET, NEEDED["set"], f"{where}, [[set]] {given.get('name', '')}")
     for given in tables["id"]:
-        _check(given, ID, NEEDED["id"], f"{where}, [[id]] {given.get('set', '')}")
+        check_keys(given, ID, NEEDED["id"], f"{where}, [[id]] {given.get('set', '')}")
         if "classifier" in given:
-            _check(given["classifier"], CLASSIFIER, NEEDED["classifier"], f"{where}, [id.classifier] of {given['set']}")
+            check_keys(given["classifier"], CLASSIFIER, NEEDED["classifier"], f"{where}, [id.classifier] of {given['set']}")
     return tables
 
 
@@ -119,7 +120,17 @@ def _folder() -> Any:
     return resources.files("offmap.benchmark") / "suites"
 
 
-def _check(given: Table, known: Mapping[str, str], needed: tuple[str, ...], where: str) -> None:
+def check_keys(given: Table, known: Mapping[str, str], needed: tuple[str, ...], where: str) -> None:
+    """Refuse a table with a key that is unknown, missing or of a wrong type.
+
+    Args:
+        known: kind of each key's value.
+        needed: keys that must be there.
+        where: the table, for messages.
+
+    Raises:
+        ConfigError: naming the key, with the nearest one.
+    """
     for key, value in given.items():
         if key not in known:
             raise ConfigError(f"{where} has an unknown key {key!r}{nearest(key, list(known))}. It may have: {', '.join(known)}")
@@ -145,6 +156,7 @@ def _fits(value: Any, kind: str) -> bool:
         WORD_OR_TEXTS: lambda v: _text(v) or _all(v, _text),
         TRUTH_OR_TEXT: lambda v: isinstance(v, bool) or _text(v),
         SIZE: lambda v: _whole(v) or (_all(v, _whole) and bool(v)),
+        NUMBER: _number,
     }
     return checks[kind](value)
 

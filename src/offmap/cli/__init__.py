@@ -19,6 +19,7 @@ from offmap.cli import (
     methods,
     recommend,
     score,
+    study,
     train_encoder,
 )
 from offmap.cli.exits import Guarded
@@ -41,6 +42,7 @@ app.command()(inspect.inspect)
 app.command()(methods.methods)
 app.command()(recommend.recommend)
 app.command()(benchmark.benchmark)
+app.command()(study.study)
 app.command()(evaluate.evaluate)
 app.add_typer(data.app, name="data")
 app.command()(demo.demo)
