@@ -14,6 +14,7 @@ from offmap.core.encoder import Encoder, Input
 from offmap.core.errors import ConfigError
 from offmap.core.signals import base_of
 from offmap.core.types import Signals
+from offmap.represent.class_names import checked, names_of
 from offmap.represent.digest import tensors_sha256
 from offmap.represent.further import asked, further, provided
 from offmap.represent.headed import PENULTIMATE, Family, Headed, Run
@@ -47,10 +48,12 @@ class ClassifierEncoder(Encoder):
         head: dotted name of the linear layer that gives the logits; found when None.
         spec: what the module was trained to see. When None: 224 pixels, the channels of its first convolution,
             mean and deviation of ImageNet for three channels and 0.5 for one.
+        classes: what the logits stand for, in their order; as the module's ``classes`` or its ``config`` says when empty.
         sha256: digest to record; that of the weights and the tree of parts, with their dropout rates, when empty.
 
     Raises:
-        ConfigError: unknown layer or head, an output that is no tensor, a module that is not deterministic or cannot take the input.
+        ConfigError: unknown layer or head, an output that is no tensor, a module that is not deterministic, cannot take the input, or
+            answers for an image by what is beside it.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class ClassifierEncoder(Encoder):
         head: str | None = None,
         spec: Input | None = None,
         device: torch.device | str = "cpu",
+        classes: Sequence[str] = (),
         sha256: str = "",
     ) -> None:
         if isinstance(module, torch.jit.ScriptModule):
@@ -74,6 +78,7 @@ class ClassifierEncoder(Encoder):
         self._head = find_head(self._module, trace, head)
         parts = chosen([n for n in layers if n != PENULTIMATE], tuple(trace.calls), name) if layers else stages(trace)
         self._classes = trace.calls[self._head].gave.shape[1] if self._head else 0
+        self.class_names = checked(classes or names_of(module), self._classes, name) if self._head else ()
         self._parts = {n: trace.calls[n].gave.ndim for n in parts}
         self._check_parts()
         last = PENULTIMATE if self._head else "output" if not self._parts or trace.output.ndim == 2 else ""
@@ -110,17 +115,19 @@ class ClassifierEncoder(Encoder):
             head=head,
             spec=spec if spec is not None else program.input,
             device=device,
+            classes=program.classes,
             sha256=program.sha256,
         )
 
     def _dry_run(self) -> Trace:
-        """Two passes over one random image: what the parts give, and whether they give it twice."""
+        """Passes over two random images, one of them dark: what the parts give, whether twice, and whether for one image alone."""
         size, rng = self.input.size, torch.Generator().manual_seed(0)
-        pixels = self._pixels(torch.rand(2, self.input.channels, size, size, generator=rng))
+        noise = torch.rand(2, self.input.channels, size, size, generator=rng)
+        pixels = self._pixels(noise * torch.tensor([1.0, 0.3])[:, None, None, None])
         try:
             with evaluating(self._module):
                 traces = [watched(self._module, None, pixels) for _ in range(2)]
-                watched(self._module, frozenset(), pixels[:1])
+                alone = watched(self._module, frozenset(), pixels[:1]).output
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise ConfigError(
                 f"{self.name} cannot take a batch of shape {tuple(pixels.shape)}, or one image of it: {str(error)[:400]}"
@@ -128,6 +135,12 @@ class ClassifierEncoder(Encoder):
         if not torch.allclose(traces[0].output, traces[1].output, rtol=1e-4, atol=1e-5):
             raise ConfigError(
                 f"{self.name} gives different outputs for the same images: was it exported in training mode, with dropout on?"
+            )
+        beside = traces[0].output[:1]
+        if not torch.allclose(alone, beside, rtol=1e-3, atol=1e-3 * float(beside.abs().amax()) + 1e-5):
+            raise ConfigError(
+                f"{self.name} answers otherwise for an image alone than for the same image beside another: is a batch normalisation in "
+                "training mode (exported so, switched on in forward, or without running statistics)? Each image is scored by itself"
             )
         return traces[0]
 
@@ -239,6 +252,7 @@ class ClassifierEncoder(Encoder):
             "layers": list(self._parts),
             "head": self._head,
             "input": asdict(self.input),
+            **({"classes": list(self.class_names)} if self.class_names else {}),
         }
 
 

@@ -17,7 +17,8 @@ from offmap.represent.digest import file_sha256
 from offmap.represent.hub import input_from
 
 NOTE = "offmap.json"
-"""Extra file inside a program that says what it wants to see: ``{"size", "channels", "mean", "std", "layers"}``, each optional."""
+"""Extra file inside a program that says what it wants to see: ``{"size", "channels", "mean", "std", "layers", "classes"}``, each
+optional."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +28,14 @@ class Program:
     Args:
         module: unflattened, so that hooks fire on its parts.
         input: as its note says, for the rest as its placeholder's shape says, for the rest the classifier's defaults.
-        layers: as its note says.
+        layers, classes: as its note says.
         sha256: digest of the file.
     """
 
     module: nn.Module
     input: Input
     layers: tuple[str, ...]
+    classes: tuple[str, ...]
     sha256: str
 
 
@@ -74,8 +76,8 @@ def open_program(path: Path, *, trust: bool, device: torch.device | str = "cpu")
             f"classifier:{path} was exported for batches of exactly {shape[0]}: export it with a dynamic batch, "
             "torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim('batch')},)) with x of two images"
         )
-    spec, layers = _read_note(note[NOTE], shape, path)
-    return Program(module, spec, layers, digest)
+    spec, layers, classes = _read_note(note[NOTE], shape, path)
+    return Program(module, spec, layers, classes, digest)
 
 
 def _refuse_others(path: Path) -> None:
@@ -101,14 +103,16 @@ def _shape(exported: Any, path: Path) -> tuple[Any, ...]:
     return tuple(inputs[0].meta["val"].shape)
 
 
-def _read_note(text: str, shape: tuple[Any, ...], path: Path) -> tuple[Input, tuple[str, ...]]:
+def _read_note(text: str, shape: tuple[Any, ...], path: Path) -> tuple[Input, tuple[str, ...], tuple[str, ...]]:
     channels, size = shape[1], shape[2] if isinstance(shape[2], int) else 224
     if channels not in (1, 3):
         raise ConfigError(f"classifier:{path} takes {channels} channels; offmap gives 1 or 3")
     mean, std = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) if channels == 3 else ((0.5,), (0.5,))
     try:
         note = json.loads(text) if text else {}
-        values = {"size": size, "channels": channels, "mean": mean, "std": std} | {k: v for k, v in note.items() if k != "layers"}
-        return input_from(values), tuple(map(str, note.get("layers", ())))
-    except (ValueError, AttributeError) as error:
+        values = {"size": size, "channels": channels, "mean": mean, "std": std} | {
+            k: v for k, v in note.items() if k not in ("layers", "classes")
+        }
+        return input_from(values), tuple(map(str, note.get("layers", ()))), tuple(map(str, note.get("classes", ())))
+    except (ValueError, AttributeError, TypeError) as error:
         raise ConfigError(f"classifier:{path}: its note {NOTE} is no JSON object: {error}") from error
