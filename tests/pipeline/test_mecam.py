@@ -1,6 +1,7 @@
 """MECAM end to end: exits added to a small network, a gate fitted with it, saved, loaded, scored, explained."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -182,3 +183,33 @@ def test_files_that_hold_no_exits_of_the_network_are_named(sides: Path, tmp_path
     ran = CliRunner().invoke(app, ["add-exits", str(sides), "--out", str(tmp_path / "exits.pt")])
     assert ran.exit_code == 2
     assert "exits are kept in a .safetensors file" in ran.output
+
+
+@pytest.mark.parametrize("kind", ["vit", "dinov2_with_registers", "siglip"])
+def test_a_transformer_gets_exits_on_its_blocks(kind: str, sides: Path, tmp_path: Path) -> None:
+    """From the folder of a model to scores and a map made of its patch tokens; the gate alone is enough afterwards."""
+    from tests.represent.test_hub import MODELS, drawn, saved
+
+    folder = saved(drawn(MODELS[kind][0]()), tmp_path / "model")
+    exits, given = tmp_path / "exits.safetensors", ["--labels", str(sides / "labels.csv"), "--encoder", f"hub:{folder}"]
+    plan = tmp_path / "plan.toml"
+    plan.write_text(
+        f'[encoder]\nspec = "hub:{folder}"\nexits = "{exits}"\n[prepare.resize]\nsize = "encoder"\n[score.mecam]\n[score.knn]\n'
+    )
+    prepare = tmp_path / "prepare.toml"
+    prepare.write_text('[prepare.resize]\nsize = "encoder"\n[score.knn]\n')
+    ran = CliRunner().invoke(app, ["add-exits", *map(str, files(sides)[:20]), *given, "--recipe", str(prepare), "--out", str(exits)])
+    assert ran.exit_code == 0, ran.output
+    assert "Exits for 2 classes at layer.1, layer.2, layer.3, final" in ran.output
+    gate = offmap.fit(files(sides)[20:], recipe=str(plan), jobs=0)
+    gate.save(tmp_path / "gate")
+    rows = gate.score(files(sides), jobs=0).rows
+    assert all(r["score.mecam"] < 0 for r in rows)
+    exits.unlink()
+    shutil.rmtree(folder)
+    again = offmap.load(tmp_path / "gate")
+    assert again.score(files(sides), jobs=0).rows == rows
+    shown = again.explain(files(sides)[0]).map
+    assert shown is not None
+    assert shown.shape == (64, 64)
+    assert 0 <= np.nanmin(shown) < np.nanmax(shown) <= 1

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,12 @@ from typer.testing import CliRunner
 import offmap
 from offmap.cli import app
 from offmap.core.errors import BundleError, ConfigError, DataError
+from offmap.core.trainer import Examples
 from offmap.core.types import Frame, Image
 from offmap.pipeline import recipe as recipes
 from offmap.pipeline.collect import Collected
 from offmap.pipeline.saved import read_card
+from offmap.pipeline.toml import to_toml
 from offmap.pipeline.training import Pixels, shares
 from offmap.represent.open import open_encoder
 from offmap.represent.trained import TrainedEncoder
@@ -62,7 +65,10 @@ def fitted(discs3: Path) -> offmap.Gate:
     return gate
 
 
-def test_a_gate_with_its_own_network_comes_back_without_it(fitted: offmap.Gate, discs3: Path, tmp_path: Path) -> None:
+def test_a_gate_with_its_own_network_comes_back_without_it(
+    fitted: offmap.Gate, discs3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("offmap.pipeline.saved.KEPT_BYTES", 10)
     fitted.save(tmp_path / "gate")
     again = offmap.load(tmp_path / "gate")
     assert again.id == fitted.id
@@ -130,7 +136,7 @@ def test_labels_of_a_manifest_and_of_arrays(fitted: offmap.Gate, discs3: Path, t
     by_manifest = offmap.fit(tmp_path / "all.csv", recipe="mecam", settings=SMALL, jobs=0)
     assert set(by_manifest.card["training"]["classes"]) == {"left", "right", "middle"}
     pixels = np.stack([picture(i) for i in range(60)])
-    for labels in ([name(i) for i in range(60)], np.arange(60) % 3, torch.arange(60) % 3):
+    for labels in (np.arange(60) % 3, torch.arange(60) % 3):
         gate = offmap.fit(pixels, axes="NHW", recipe="mecam", settings={**SMALL, "train.epochs": "1"}, labels=labels, jobs=0)
         assert sum(gate.card["training"]["classes"].values()) == 36
     assert set(gate.card["training"]["classes"]) == {"0", "1", "2"}
@@ -206,13 +212,24 @@ def test_a_network_that_is_given_takes_the_place_of_training(discs3: Path) -> No
 
 
 def test_a_recipe_with_training_goes_through_json_and_toml(tmp_path: Path) -> None:
-    from offmap.pipeline.toml import to_toml
-
     plan = recipes.read("mecam", {"train.depth": "50", "train.precision": "bfloat16"})
     assert recipes.from_json(json.loads(json.dumps(plan.to_json()))) == plan
     (tmp_path / "mecam.toml").write_text(to_toml(plan))
     assert recipes.read(str(tmp_path / "mecam.toml")) == plan
     assert plan.train == MultiExit(depth=50, precision="bfloat16", batch=32, epochs=20)
+
+
+def test_training_that_goes_astray_or_learns_nothing_is_told() -> None:
+    rng = torch.Generator().manual_seed(0)
+    data = Examples(torch.rand(40, 1, 32, 32, generator=rng), torch.arange(40) % 2, torch.arange(10))
+    place = torch.device("cpu")
+    small = MultiExit(size=32, width=2, channels=1, epochs=2, batch=8)
+    with pytest.raises(ConfigError, match=r"went astray: the loss of epoch \d is (nan|inf); lower --set train\.rate"):
+        replace(small, rate=1e30).train(data, seed=0, device=place)
+    with pytest.raises(ConfigError, match="needs a label for each image"):
+        small.train(replace(data, labels=None), seed=0, device=place)
+    (warning,) = small.train(data, seed=0, device=place).warnings
+    assert warning.startswith("The network hardly learnt its classes: validation AUROC 0.")
 
 
 def collected(groups: list[str], labels: list[str]) -> Collected:

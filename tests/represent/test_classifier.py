@@ -13,6 +13,7 @@ from offmap.core.errors import ConfigError, NotAvailableError, SignalError
 from offmap.represent.classifier import ClassifierEncoder, default_input
 from offmap.represent.digest import file_sha256
 from offmap.represent.open import open_encoder
+from offmap.represent.program import _read_note
 
 SPEC = Input(64, 3, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
 
@@ -56,7 +57,7 @@ def program(net: Net, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("program") / "net.pt2"
     net.eval()
     exported = torch.export.export(net, (torch.zeros(2, 3, 64, 64),), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    note = {"mean": SPEC.mean, "std": SPEC.std}
+    note = {"mean": SPEC.mean, "std": SPEC.std, "classes": [f"class {i}" for i in range(net.fc.out_features)]}
     torch.export.save(exported, path, extra_files={"offmap.json": json.dumps(note)})
     net.train()
     return path
@@ -200,6 +201,40 @@ def test_outputs_that_cannot_be_read_are_named(kind: str, message: str) -> None:
         ClassifierEncoder(Odd(kind), spec=SPEC)
 
 
+class Switching(nn.Module):
+    """Its batch normalisation is in training mode whatever it is told, in one of four ways."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.conv, self.norm = kind, nn.Conv2d(3, 4, 3, 2), nn.BatchNorm2d(4, track_running_stats=kind != "untracked")
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "switches":
+            self.norm.train()
+        y = self.conv(x)
+        y = nn.functional.batch_norm(y, None, None, training=True) if self.kind == "functional" else self.norm(y)
+        out: Tensor = self.head(y.relu().mean(dim=(2, 3)))
+        return out
+
+
+@pytest.mark.parametrize("kind", ["switches", "functional", "untracked"])
+def test_batch_normalisation_that_reads_the_batch_is_named(kind: str) -> None:
+    with pytest.raises(ConfigError, match=r"answers otherwise for an image alone .* batch normalisation in training mode"):
+        ClassifierEncoder(drawn(Switching(kind)), spec=SPEC)
+
+
+def test_a_module_given_in_training_mode_is_read_in_eval_mode_and_left_in_training_mode() -> None:
+    module = drawn(Switching("none")).train()
+    encoder, before = ClassifierEncoder(module, spec=SPEC), module.norm.running_mean.clone()  # type: ignore[union-attr, operator]
+    found = encoder.encode(images(), frozenset({"logits"}))["logits"]
+    alone = encoder.encode(images()[:1], frozenset({"logits"}))["logits"]
+    torch.testing.assert_close(found[:1], alone)
+    assert module.training
+    assert module.norm.training  # type: ignore[union-attr]
+    torch.testing.assert_close(module.norm.running_mean, before)  # type: ignore[union-attr, arg-type]
+
+
 def test_a_size_that_does_not_fit_is_named() -> None:
     with pytest.raises(ConfigError, match=r"cannot take a batch of shape \(2, 3, 64, 64\)"):
         ClassifierEncoder(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(10, 2)), spec=SPEC)
@@ -213,6 +248,18 @@ def test_defaults_follow_the_first_convolution() -> None:
     assert default_input(nn.Conv2d(3, 2, 3)).mean == (0.485, 0.456, 0.406)
     with pytest.raises(ConfigError, match="takes 4 channels"):
         default_input(nn.Conv2d(4, 2, 3))
+
+
+def test_a_program_names_its_classes_in_its_note(net: Net, program: Path) -> None:
+    opened = ClassifierEncoder.open(program, trust=True)
+    assert opened.class_names == tuple(opened.config()["class_names"]) == tuple(f"class {i}" for i in range(net.fc.out_features))
+    assert "class_names" not in ClassifierEncoder(net, spec=SPEC).config()
+    with pytest.raises(ConfigError, match="names 1 classes"):
+        ClassifierEncoder(net, spec=SPEC, class_names=["alone"])
+    for text, found in (('{"classes": ["a", "b"]}', ("a", "b")), ("", ())):
+        assert _read_note(text, ("batch", 3, 64, 64), program)[2] == found
+    with pytest.raises(ConfigError, match="its note"):
+        _read_note('{"classes": 3}', ("batch", 3, 64, 64), program)
 
 
 def test_a_program_runs_only_when_it_is_trusted(program: Path) -> None:

@@ -1,6 +1,7 @@
 """Ensembles: logits of each member as the member alone gives them, what comes from the first, and what is refused."""
 
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 from offmap.core.encoder import Input
 from offmap.core.errors import BundleError, ConfigError
+from offmap.represent.class_names import names_of
 from offmap.represent.classifier import ClassifierEncoder
 from offmap.represent.ensemble import EnsembleEncoder
 from offmap.represent.open import open_encoder, rebuild
@@ -93,3 +95,42 @@ def test_members_that_do_not_belong_together_are_refused() -> None:
 def test_it_moves_with_its_members() -> None:
     made = EnsembleEncoder([encoder(net) for net in three()])
     torch.testing.assert_close(made.to("cpu").encode(images(), ASKED)[NAME], made.encode(images(), ASKED)[NAME])
+
+
+def named_net(seed: int, *names: str) -> nn.Module:
+    net = tiny(3, seed=seed)
+    net.classes = list(names)  # type: ignore[assignment]
+    return net
+
+
+def test_names_of_classes_tell_their_order() -> None:
+    first, alike = encoder(named_net(1, "glioma", "none", "other")), encoder(named_net(2, "glioma", "none", "other"))
+    assert first.class_names == ("glioma", "none", "other")
+    assert EnsembleEncoder([first, alike]).config()["members"][1]["class_names"] == ["glioma", "none", "other"]
+    EnsembleEncoder([encoder(tiny(3, seed=4)), first])
+    turned = encoder(named_net(3, "none", "glioma", "other"))
+    with pytest.raises(ConfigError, match=r"member 2 .* in another order, none, glioma, other, than the first member, glioma, none, other"):
+        EnsembleEncoder([first, turned])
+    with pytest.raises(ConfigError, match=r"member 3 .* in another order"):
+        EnsembleEncoder([encoder(tiny(3, seed=4)), first, turned])
+    with pytest.raises(ConfigError, match="answers cat, dog, cow, the first member glioma, none, other"):
+        EnsembleEncoder([first, encoder(named_net(3, "cat", "dog", "cow"))])
+    for names in (("one", "two"), ("one", "one", "two")):
+        with pytest.raises(ConfigError, match=f"names {len(names)} classes .* and gives 3 logits"):
+            encoder(named_net(1, *names))
+
+
+def test_names_come_from_attributes_or_the_configuration_and_from_nothing_else() -> None:
+    class Config:
+        id2label: ClassVar[dict[int | str, str]] = {1: "b", 0: "a"}
+
+    net = nn.Module()
+    assert names_of(net) == ()
+    net.config = Config()  # type: ignore[assignment]
+    assert names_of(net) == ("a", "b")
+    Config.id2label = {"0": "LABEL_0", "1": "LABEL_1"}
+    assert names_of(net) == ()
+    net.class_names = ["c", "d"]  # type: ignore[assignment]
+    assert names_of(net) == ("c", "d")
+    net.classes = 2  # type: ignore[assignment]
+    assert names_of(net) == ("c", "d")

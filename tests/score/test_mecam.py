@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 from tests.represent.tiny import Passes, Tiny, encoder, images, pixels, tiny
 from torch import Tensor, nn
 
@@ -202,6 +203,38 @@ def test_discs_score_lower_than_texture_by_a_classifier_of_discs() -> None:
     for detector in (MECAM(), MECAM(fill="mean"), MECAM(fill="blur"), MECAM(above_chance=True)):
         usual, odd = (scored(detector, finder(), x) for x in (discs(), texture))
         assert float(usual.max()) < float(odd.min())
+
+
+class Sighted(nn.Module):
+    """By hand: where 8 x 8 pixels are brighter than 0.5 on average, and how bright they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.AvgPool2d(8)
+        self.both = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = self.pool(x)
+        out: Tensor = self.both(torch.cat([nn.functional.threshold(seen, 0.5, 0.0), seen], dim=1))
+        return out
+
+
+@pytest.mark.parametrize(("classes", "above_chance", "area"), [(2, False, 0.0), (2, True, 1.0), (8, False, 1.0), (8, True, 1.0)])
+def test_trap_two_classes_turn_the_order_round_and_above_chance_repairs_it(classes: int, above_chance: bool, area: float) -> None:
+    """Exits that are sure of discs and undecided elsewhere: with two classes, grey texture loses half of its light and looks more usual
+    than a small disc; with eight it loses an eighth."""
+    weight, bias = torch.zeros(classes, 2), torch.zeros(classes)
+    weight[1, 0] = 40.0
+    net = ClassifierEncoder(Sighted(), spec=Input(64, 1, (0.0,), (1.0,)), layers=["both"])
+    reader, at = WithExits(net, Exits(("both",), (weight,), (bias,))), torch.linspace(-1, 1, 64)
+    rng = torch.Generator().manual_seed(3)
+    centres = 1.2 * torch.rand(12, 2, generator=rng) - 0.6
+    far = ((at[None, :, None] - centres[:, 0, None, None]).square() + (at - centres[:, 1, None, None]).square()).sqrt()
+    usual = (0.1 + 0.8 * (far < 0.3).float())[:, None]
+    odd = 0.35 + 0.15 * torch.rand(12, 1, 64, 64, generator=rng)
+    detector = MECAM(above_chance=above_chance)
+    scores = torch.cat([scored(detector, reader, x) for x in (usual, odd)])
+    assert roc_auc_score([0] * 12 + [1] * 12, scores.numpy()) == area
 
 
 def test_known_failure_an_image_that_is_evidence_everywhere_looks_most_usual() -> None:

@@ -46,8 +46,11 @@ def detectors() -> list[Row]:
 def encoders() -> list[Row]:
     """What ``--encoder`` takes."""
     from offmap.core import registry
+    from offmap.core.trainer import Trainer
+    from offmap.represent.trained import PREFIX, STAGE
 
-    return [{"name": spec, "what": _first(registry.module("represent", file))} for spec, file in ENCODERS.items()]
+    ready = [{"name": spec, "what": _first(registry.module("represent", file))} for spec, file in ENCODERS.items()]
+    return ready + [{"name": PREFIX + name, "what": _first(cls)} for name, cls in registry.load_all(STAGE, Trainer).items()]
 
 
 def recipes() -> list[Row]:

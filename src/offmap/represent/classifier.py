@@ -14,6 +14,7 @@ from offmap.core.encoder import Encoder, Input
 from offmap.core.errors import ConfigError
 from offmap.core.signals import base_of
 from offmap.core.types import Signals
+from offmap.represent.class_names import checked, names_of
 from offmap.represent.digest import tensors_sha256
 from offmap.represent.further import asked, further, provided
 from offmap.represent.headed import PENULTIMATE, Family, Headed, Run
@@ -48,11 +49,11 @@ class ClassifierEncoder(Encoder):
         spec: what the module was trained to see. When None: 224 pixels, the channels of its first convolution,
             mean and deviation of ImageNet for three channels and 0.5 for one.
         sha256: digest to record; that of the weights and the tree of parts, with their dropout rates, when empty.
-        class_names: of the logits, in their order, where they are known.
+        class_names: what the logits stand for, in their order; as the module's ``classes`` or its ``config`` says when empty.
 
     Raises:
         ConfigError: unknown layer or head, names that are not one a logit, an output that is no tensor, a module that is not
-            deterministic or cannot take the input.
+            deterministic, cannot take the input, or answers for an image by what is beside it.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class ClassifierEncoder(Encoder):
         self._head = find_head(self._module, trace, head)
         parts = chosen([n for n in layers if n != PENULTIMATE], tuple(trace.calls), name) if layers else stages(trace)
         self._classes = trace.calls[self._head].gave.shape[1] if self._head else 0
-        self.class_names = named_classes(class_names, self._classes, name)
+        self.class_names = checked(class_names or names_of(module), self._classes, name) if self._head else ()
         self._parts = {n: trace.calls[n].gave.ndim for n in parts}
         self._check_parts()
         last = PENULTIMATE if self._head else "output" if not self._parts or trace.output.ndim == 2 else ""
@@ -119,13 +120,14 @@ class ClassifierEncoder(Encoder):
         )
 
     def _dry_run(self) -> Trace:
-        """Two passes over one random image: what the parts give, and whether they give it twice."""
+        """Passes over two random images, one of them dark: what the parts give, whether twice, and whether for one image alone."""
         size, rng = self.input.size, torch.Generator().manual_seed(0)
-        pixels = self._pixels(torch.rand(2, self.input.channels, size, size, generator=rng))
+        noise = torch.rand(2, self.input.channels, size, size, generator=rng)
+        pixels = self._pixels(noise * torch.tensor([1.0, 0.3])[:, None, None, None])
         try:
             with evaluating(self._module):
                 traces = [watched(self._module, None, pixels) for _ in range(2)]
-                watched(self._module, frozenset(), pixels[:1])
+                alone = watched(self._module, frozenset(), pixels[:1]).output
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise ConfigError(
                 f"{self.name} cannot take a batch of shape {tuple(pixels.shape)}, or one image of it: {str(error)[:400]}"
@@ -133,6 +135,12 @@ class ClassifierEncoder(Encoder):
         if not torch.allclose(traces[0].output, traces[1].output, rtol=1e-4, atol=1e-5):
             raise ConfigError(
                 f"{self.name} gives different outputs for the same images: was it exported in training mode, with dropout on?"
+            )
+        beside = traces[0].output[:1]
+        if not torch.allclose(alone, beside, rtol=1e-3, atol=1e-3 * float(beside.abs().amax()) + 1e-5):
+            raise ConfigError(
+                f"{self.name} answers otherwise for an image alone than for the same image beside another: is a batch normalisation in "
+                "training mode (exported so, switched on in forward, or without running statistics)? Each image is scored by itself"
             )
         return traces[0]
 
@@ -258,18 +266,6 @@ class ClassifierEncoder(Encoder):
             "input": asdict(self.input),
             **({"class_names": list(self.class_names)} if self.class_names else {}),
         }
-
-
-def named_classes(names: Sequence[str], count: int, who: str) -> tuple[str, ...]:
-    """Names of classes as given.
-
-    Raises:
-        ConfigError: not one different, non-empty name for each logit.
-    """
-    found = tuple(names)
-    if found and not (len(found) == count == len(set(found)) and all(isinstance(name, str) and name.strip() for name in found)):
-        raise ConfigError(f"{who} has {count} logits; {len(found)} class names were given: one for each is needed, all different")
-    return found
 
 
 def _on(module: nn.Module, device: torch.device) -> nn.Module:

@@ -11,6 +11,7 @@ from torch import Tensor
 from offmap.core.encoder import Encoder
 from offmap.core.errors import ConfigError
 from offmap.core.types import Signals
+from offmap.represent.class_names import same_order
 from offmap.represent.classifier import ClassifierEncoder
 
 SIGNAL = "ensemble.logits"
@@ -26,12 +27,12 @@ class EnsembleEncoder(Encoder):
     asked for, one pass each.
 
     Args:
-        members: two or more networks with a head; classes in the same order, which numbers cannot tell (detectors look at the answers
-            while fitting).
+        members: two or more networks with a head; classes in the same order, by their names where the networks have them
+            (``ClassifierEncoder.class_names``); numbers cannot tell, so that detectors look at the answers while fitting.
 
     Raises:
-        ConfigError: fewer than two members or too many, one without a head, two with other numbers of classes or other input sizes, or the
-            same network twice.
+        ConfigError: fewer than two members or too many, one without a head, two with other numbers, names or orders of classes or other
+            input sizes, or the same network twice.
     """
 
     def __init__(self, members: Sequence[ClassifierEncoder]) -> None:
@@ -86,15 +87,12 @@ def _check(members: Sequence[ClassifierEncoder]) -> None:
                 f"member {i} of the ensemble ({member.name}) has {member.classes} classes, the first has {members[0].classes}: "
                 "all must answer the same question, with the classes in the same order"
             )
+        named = next((one for one in members if one.class_names), member)
+        same_order(named.class_names, member.class_names, f"member {i} of the ensemble ({member.name})")
         if member.input.size != members[0].input.size:
             raise ConfigError(
                 f"member {i} of the ensemble ({member.name}) takes {member.input.size} pixels, the first {members[0].input.size}: "
                 "all see one prepared image; export programs with notes of the same size"
-            )
-        first = next((other for other in members[:i] if other.class_names), member)
-        if member.class_names and member.class_names != first.class_names:
-            raise ConfigError(
-                f"member {i} of the ensemble ({member.name}) names its classes otherwise than another member, or in another order"
             )
         twin = next((j for j, other in enumerate(members[: i - 1], 1) if other.sha256 == member.sha256), 0)
         if twin:

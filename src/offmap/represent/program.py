@@ -114,5 +114,5 @@ def _read_note(text: str, shape: tuple[Any, ...], path: Path) -> tuple[Input, tu
             k: v for k, v in note.items() if k not in ("layers", "classes")
         }
         return input_from(values), tuple(map(str, note.get("layers", ()))), tuple(map(str, note.get("classes", ())))
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, TypeError) as error:
         raise ConfigError(f"classifier:{path}: its note {NOTE} is no JSON object: {error}") from error

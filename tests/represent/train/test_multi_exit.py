@@ -137,3 +137,14 @@ def test_values_out_of_range_are_named() -> None:
     for values in ({"epochs": 0}, {"held_out": 0.0}, {"rate": 0.0}, {"momentum": 1.0}):
         with pytest.raises(ConfigError):
             ExitPlan(**values)  # type: ignore[arg-type]
+
+
+def test_rows_that_choose_the_checkpoint_can_be_given() -> None:
+    x, labels = stripes()
+    rows = torch.tensor([3, 4, 5, 9])
+    found = train_multi_exit(x, labels, replace(PLAN, epochs=1), spec=SPEC, width=4, held_out=rows)
+    assert found.held_out.tolist() == rows.tolist()
+    assert sorted(found.train.tolist() + rows.tolist()) == list(range(60))
+    for lacking in (torch.tensor([3, 4]), torch.arange(0, 60, 3)):
+        with pytest.raises(ConfigError, match="each class must be among"):
+            train_multi_exit(x, labels, PLAN, spec=SPEC, width=4, held_out=lacking)

@@ -27,8 +27,16 @@ class MultiExit(ExitPlan, Trainer):
         size: side of its input in pixels, 32 to 512.
         channels: 1 or 3; grey images are repeated.
         width: channels of the first stage, doubled at each, 1 to 128.
-
-    The others are those of ``ExitPlan`` and of ``Trainer``.
+        share: of the images that trains, with ``held_out`` of it for the checkpoint, 0.1 to 0.9; the others make the gate.
+        held_out: share of the training images that chooses the epoch, up to 0.5. The paper's code chooses on the test images.
+        epochs: passes over the training part.
+        batch: images a step.
+        rate, last_rate: learning rate of SGD, along a cosine from the one to the other.
+        momentum, weight_decay: of SGD.
+        exits: weight of each exit's cross-entropy, shallow to deep.
+        balanced: draw images so that classes come equally often.
+        precision: of the passes while training, ``float32`` or ``bfloat16``, which halves the time on processors and cards that have it
+            in hardware and is slow on others.
     """
 
     depth: int = 18
