@@ -97,7 +97,7 @@ def test_measurements_give_what_images_do_and_no_image_is_needed() -> None:
     found = reader.measured(y)
     assert set(found) == OWN
     error = (found[RECONSTRUCTION] - x).square().mean().sqrt()
-    assert float(error) < 0.05
+    assert float(error) < 0.065
     assert 0.7 < float(found[RESIDUAL].min()) <= float(found[RESIDUAL].max()) < 1.3
     assert float(reader.measured(y + 0.2 * torch.randn(y.shape, generator=torch.Generator().manual_seed(6)))[RESIDUAL].min()) > 2
 

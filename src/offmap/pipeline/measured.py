@@ -42,10 +42,10 @@ class Measured:
 
 def score_measurements(
     gate: Gate,
-    measurements: Float[np.ndarray, "n *m"] | Tensor,
+    measurements: Float[np.ndarray, "_ *_m"] | Tensor,
     *,
     operator: Operator | str | None = None,
-    reference: Float[np.ndarray, "n c h w"] | None = None,
+    reference: Float[np.ndarray, "_ _ _ _"] | None = None,
     explained: Sequence[float] = EXPLAINED,
 ) -> Measured:
     """Score measurements with a gate whose encoder is ``represent.klip``.
@@ -69,9 +69,9 @@ def score_measurements(
     needs = gate.scorer.needs | gate.scorer.map_needs | {FOREGROUND, RESIDUAL, RECONSTRUCTION}
     signals = dict(encoder.measured(y[sound], needs)) if bool(sound.any()) else {}
     reasons, at = np.full(len(y), "non_finite", dtype=object), np.flatnonzero(sound.numpy())
-    reasons[at] = (
-        [_reason(*one, explained) for one in zip(*(signals[k].cpu() for k in (RESIDUAL, FOREGROUND)), strict=True)] if len(at) else []
-    )
+    if len(at):
+        pairs = zip(signals[RESIDUAL].cpu(), signals[FOREGROUND].cpu(), strict=True)
+        reasons[at] = [_reason(residual, body, explained) for residual, body in pairs]
     fine = reasons == ""
     kept = torch.from_numpy(fine[at])
     good = {name: value[kept.to(value.device)] for name, value in signals.items()}
@@ -111,7 +111,7 @@ def _encoder(gate: Gate, operator: Operator | str | None) -> KlipEncoder:
     return encoder
 
 
-def _stacked(measurements: Float[np.ndarray, "n *m"] | Tensor, encoder: KlipEncoder) -> Float[Tensor, "n c *m"]:
+def _stacked(measurements: Float[np.ndarray, "_ *_m"] | Tensor, encoder: KlipEncoder) -> Float[Tensor, "n c *m"]:
     """With a channel axis, and of the right shape; values may be not finite yet."""
     y = torch.as_tensor(measurements)
     if y.ndim == 1 + len(encoder.operator.measured((encoder.input.size,) * 2)):

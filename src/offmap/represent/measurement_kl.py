@@ -35,7 +35,7 @@ class Apart:
 def measurement_kl(
     one: Denoiser,
     other: Denoiser,
-    batches: Iterable[Float[Tensor, "n c h w"]],
+    batches: Iterable[Float[Tensor, "_ c h w"]],
     *,
     sigmas: Sequence[float] | None = None,
     draws: int = 1,
