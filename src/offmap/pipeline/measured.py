@@ -88,7 +88,7 @@ def score_measurements(
     )
 
 
-def psnr(images: Float[np.ndarray, "n *s"], reference: Float[np.ndarray, "n *r"]) -> Float32[np.ndarray, " n"]:
+def psnr(images: Float[np.ndarray, "n *_s"], reference: Float[np.ndarray, "_ *_r"]) -> Float32[np.ndarray, " n"]:
     """Peak signal-to-noise ratio in decibels for a range of one: ``-10 log10 mean (x - reference)^2``.
 
     Raises:
