@@ -17,7 +17,7 @@ from offmap.core.errors import ConfigError, SignalError
 Size = tuple[int, ...]
 """Height and width of an image in pixels."""
 
-DENSE = 3200
+DENSE = 6000
 """Numbers of a measurement up to which ``A A^T`` is decomposed once; larger systems are solved by conjugate gradients."""
 
 ITERATIONS = 60
