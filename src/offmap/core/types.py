@@ -45,6 +45,8 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "permission": "the file may not be read",
         "link_loop": "a symbolic link leads to itself",
         "small": "the image is smaller than the encoder can see",
+        "noise_level": "what the reconstruction leaves of the measurement does not fit the stated noise",
+        "no_foreground": "the reconstruction shows nothing but air",
         "failed": "an unexpected error; the log names its type",
     }
 )

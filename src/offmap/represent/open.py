@@ -154,7 +154,7 @@ def rebuild(
         return _own(config, state, given, device)
     if kind == "ensemble":
         return _members(config, given, trust_classifier, device)
-    if kind not in ("builtin", "hub", "classifier"):
+    if kind not in ("builtin", "hub", "classifier", "klip"):
         raise BundleError(f"the gate's encoder is of kind {kind!r}; builtin, hub, classifier or ensemble expected")
     if given is None and (state is None or kind == "classifier"):
         raise BundleError(

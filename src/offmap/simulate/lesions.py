@@ -1,7 +1,7 @@
 """Drawn lesions with exact masks: soft-edged blobs of stated size, contrast and texture."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Literal
 
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32
 
 from offmap.core.errors import ConfigError
-from offmap.simulate.texture import rise, smooth_field
+from offmap.simulate.texture import fractal_field, rise, smooth_field
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +86,80 @@ def plant_lesion(
     mask = strength > 0
     place = {f"centre_{axis}": float(c) for axis, c in zip("dhw"[-len(shape) :], centre, strict=True)}
     return Planted(np.where(mask, changed, pixels.astype(np.float32)), mask, MappingProxyType(drawn | place | {"sign": sign}))
+
+
+@dataclass(frozen=True)
+class TumourRanges:
+    """From what tumours are drawn, each uniformly between two ends.
+
+    Args:
+        radius: mean radius of the whole, share of the shortest side.
+        contrast: change of brightness of the rim, absolute, for pixels in [0, 1]; may be below 0.
+        core: radius of the darker core, share of the whole's.
+        core_contrast: change of brightness of the core, share of the rim's.
+        oedema: radius of the soft surrounding, share of the whole's, at least 1.
+        oedema_contrast: change of brightness there, share of the rim's.
+        edge: width of the soft edges, share of the radius.
+        texture: standard deviation of the fractal grain, share of the rim's contrast.
+        irregularity: how far outlines stray from an ellipse, share of the radius.
+    """
+
+    radius: tuple[float, float] = (0.05, 0.12)
+    contrast: tuple[float, float] = (0.15, 0.35)
+    core: tuple[float, float] = (0.3, 0.6)
+    core_contrast: tuple[float, float] = (-0.5, 0.3)
+    oedema: tuple[float, float] = (1.1, 1.6)
+    oedema_contrast: tuple[float, float] = (0.15, 0.4)
+    edge: tuple[float, float] = (0.3, 0.7)
+    texture: tuple[float, float] = (0.1, 0.3)
+    irregularity: tuple[float, float] = (0.1, 0.3)
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in ((f.name, getattr(self, f.name)) for f in fields(self)):
+            if not low <= high or ("contrast" not in name and low < 0):
+                raise ConfigError(f"tumours: {name} = {(low, high)} must be two ends, low <= high, at least 0 unless it is a contrast")
+        if self.radius[0] <= 0 or self.oedema[0] < 1 or self.core[1] > 1 or self.edge[0] <= 0 or self.edge[1] > 1:
+            raise ConfigError(
+                f"tumours: radius = {self.radius} must be above 0, core = {self.core} at most 1, oedema = {self.oedema} at least 1, "
+                f"edge = {self.edge} in (0, 1]"
+            )
+
+
+def plant_tumour(
+    pixels: Float[np.ndarray, "c *s"],
+    *,
+    rng: np.random.Generator,
+    ranges: TumourRanges | None = None,
+    where: Bool[np.ndarray, "*s"] | None = None,
+) -> Planted:
+    """Draw a tumour with a rim, a core and soft surroundings into a prepared image or volume, inside the foreground only.
+
+    Args:
+        pixels, rng, where: as of ``plant_lesion``.
+        ranges: from what it is drawn; the defaults if not given.
+
+    Returns:
+        The image, the mask of all that changed (with the surroundings), and every number that was drawn.
+
+    Raises:
+        ConfigError: ``where`` is empty.
+    """
+    r = ranges or TumourRanges()
+    body, shape = foreground(pixels), pixels.shape[1:]
+    drawn = {f.name: float(rng.uniform(*getattr(r, f.name))) for f in fields(r)}
+    centre = pick(where if where is not None else body, rng)
+    radius = max(1.0, drawn["radius"] * min(shape))
+    whole, inner, outer = (
+        _blob(shape, centre, max(1.0, radius * share), drawn["edge"], drawn["irregularity"], rng)
+        for share in (1.0, drawn["core"], drawn["oedema"])
+    )
+    share = np.maximum(drawn["oedema_contrast"] * outer, whole + inner * (drawn["core_contrast"] - 1.0) * whole)
+    share = np.where(whole > 0.5, whole + inner * (drawn["core_contrast"] - 1.0) * whole, share)
+    grain = 1.0 + drawn["texture"] * fractal_field(shape, 2.0, rng)
+    changed = np.clip(pixels + drawn["contrast"] * share * grain, 0.0, 1.0).astype(np.float32)
+    mask = (np.maximum(whole, outer) > 0) & body
+    place = {f"centre_{axis}": float(c) for axis, c in zip("dhw"[-len(shape) :], centre, strict=True)}
+    return Planted(np.where(mask, changed, pixels.astype(np.float32)), mask, MappingProxyType(drawn | place))
 
 
 def foreground(pixels: Float[np.ndarray, "c *s"]) -> Bool[np.ndarray, "*s"]:

@@ -37,7 +37,8 @@ class FakeEncoder:
     ``head.bias``, ``label``; ``image_embedding (N,D)`` near the rows of ``text.embedding (3,D)``; ``proxy_features.<layer>`` of the same
     images half mixed with odd ones; ``odin.logits``, ``odin.features``, ``adascale.features``, ``nac.<layer>`` and
     ``nac.penultimate``, ``rankfeat.logits.last`` and ``.last_but_one``, ``mc_dropout.logits (N,6,3)``, ``tta.logits (N,8,3)``,
-    ``ensemble.logits (N,5,3)``; ``mecam.features`` and ``mecam.masked_features (N,D)``, ``mecam.map (N,1,8,8)``.
+    ``ensemble.logits (N,5,3)``; ``mecam.features`` and ``mecam.masked_features (N,D)``, ``mecam.map (N,1,8,8)``; ``klip.map`` and
+    ``klip.relative.map (N,20,8,8)``, ``klip.foreground (N,8,8)``.
 
     Args:
         width: D of every layer.
@@ -137,6 +138,7 @@ def _further(signals: Signals, *, ood: bool, generator: torch.Generator) -> dict
     for layer, share in (("last", 0.8), ("last_but_one", 0.7)):
         out[f"rankfeat.logits.{layer}"] = share * logits
     out |= _masked(features, ood=ood, generator=generator)
+    out |= _pulled(len(features), ood=ood, generator=generator)
     for name, count in (("mc_dropout.logits", 6), ("tta.logits", 8), ("ensemble.logits", 5)):
         drawn = torch.randn(len(logits), count, logits.shape[1], dtype=torch.float64, generator=generator)
         out[name] = logits[:, None] + (3.0 if ood else 0.3) * drawn
@@ -151,3 +153,12 @@ def _masked(features: Float64[Tensor, "n d"], *, ood: bool, generator: torch.Gen
     if ood:
         shown[:, :, :4, :4] += 0.3
     return {"mecam.features": features, "mecam.masked_features": kept * features, "mecam.map": shown}
+
+
+def _pulled(count: int, *, ood: bool, generator: torch.Generator) -> dict[str, Tensor]:
+    """Squared pulls of a measurement on a prior in 20 windows of time: more in one corner of odd images."""
+    drawn = torch.randn(count, 20, 8, 8, dtype=torch.float64, generator=generator)
+    pulls = 1.0 + 0.1 * drawn.square()
+    if ood:
+        pulls[:, :, :4, :4] += 1.0
+    return {"klip.map": pulls, "klip.relative.map": 2.0 * pulls, "klip.foreground": torch.ones(count, 8, 8, dtype=torch.float64)}

@@ -1,0 +1,1 @@
+"""Linear measurement operators, one file each: ``y = A x + noise``."""
