@@ -4,7 +4,7 @@ With Tweedie's formula the Jacobian is the posterior covariance of the clean ima
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -33,8 +33,8 @@ LEAST_TRACE = 1e-3
 def with_change(denoise: Denoiser, x: Clean, sigma: float, direction: Clean) -> tuple[Clean, Clean]:
     """``D(x)`` and ``J v``: the exact directional derivative, by forward-mode differentiation."""
     levels = x.new_full((len(x),), sigma)
-    found: tuple[Tensor, Tensor] = torch.func.jvp(lambda z: denoise(z, levels), (x,), (direction,))
-    return found
+    mean, change = torch.func.jvp(lambda z: denoise(z, levels), (x,), (direction,))[:2]
+    return mean, change
 
 
 def scoped_ratios(denoise: Denoiser, clean: Clean, settings: Mapping[str, Scalar], name: str) -> Float[Tensor, "n l"]:
@@ -107,13 +107,12 @@ def _shifted(denoise: Denoiser, clean: Clean, settings: Mapping[str, Scalar], na
     out = []
     for i, sigma in enumerate(sigmas):
         x = clean + sigma * noise[:, i]
-        own = denoised(denoise, x, sigma)[(..., *(slice(shift, n - shift) for n in sides))]
+        own = _window(denoised(denoise, x, sigma), [shift] * len(sides), shift)
         wide = functional.pad(x, [shift] * (2 * len(sides)), mode="replicate")
         total = torch.zeros_like(own[:, 0])
         for move in moves:
-            moved = wide[(..., *(slice(shift + o, shift + o + n) for o, n in zip(move, sides, strict=True)))]
-            seen = denoised(denoise, moved.contiguous(), sigma)
-            back = seen[(..., *(slice(shift - o, n - shift - o) for o, n in zip(move, sides, strict=True)))]
+            seen = denoised(denoise, _window(wide, [shift + o for o in move], shift).contiguous(), sigma)
+            back = _window(seen, [shift - o for o in move], shift)
             total += (back - own).square().mean(dim=1) / (sigma**2 * len(moves))
         out.append(total)
     return torch.stack(out, dim=1)
@@ -132,6 +131,13 @@ def gradient_norms(denoise: Denoiser, clean: Clean, settings: Mapping[str, Scala
             loss = 0.5 * (denoised(denoise, x + sigma * noise[:, i], sigma) - x).square().sum() / sigma**2
             total += torch.autograd.grad(loss, x)[0] / len(sigmas)
     return mean_over(total.square()).sqrt().float()
+
+
+def _window(x: Tensor, starts: Sequence[int], shift: int) -> Tensor:
+    """The part of the grid that is ``2 shift`` shorter along each axis and begins at the given place."""
+    for axis, start in enumerate(starts, 2):
+        x = x.narrow(axis, start, x.shape[axis] - 2 * shift)
+    return x
 
 
 def _leading(denoise: Denoiser, x: Tensor, sigma: float, first: Tensor, iterations: int) -> Float[Tensor, " n"]:

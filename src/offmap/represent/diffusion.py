@@ -45,8 +45,9 @@ class DiffusionEncoder(Encoder):
 
     ``msma.norms (N, L)``, ``diffpath.moments (N, 6)``, ``scoped.ratios (N, L)``, ``multi_noise.errors (N, K)``,
     ``eigenscore.values (N, L)``, ``gepc.errors (N, L)``, ``gepc.map (N, 1, *S)``, ``lmd.errors (N,)``, ``lmd.map (N, 1, *S)``,
-    ``input_gradient.norm (N,)``: see ``trajectories`` and ``curvature``, and the detectors that read them. Settings stand in a signal's name; deviations of noise (``low``, ``high``) are
-    in units of pixels in [-1, 1]. All noise of an image is drawn from its own pixels. Computed in float32.
+    ``input_gradient.norm (N,)``: see ``trajectories`` and ``curvature``, and the detectors that read them. Settings stand in a signal's
+    name; deviations of noise (``low``, ``high``) are in units of pixels in [-1, 1]. All noise of an image is drawn from its own
+    pixels. Computed in float32.
 
     Grey images are repeated for a colour model, colour ones become luma for a grey one. The gate's preparation brings images to the
     model's size; given directly, any size from the network's stride on is taken, but scores of other sizes do not compare.

@@ -26,7 +26,8 @@ class NoiseDetector(Detector):
 
     Args:
         levels: number of levels.
-        low, high: ends, in units of pixels in [-1, 1].
+        low: lowest level, deviation of the noise in units of pixels in [-1, 1].
+        high: highest level; those between lie in equal ratios.
     """
 
     levels: int = 10
@@ -80,7 +81,8 @@ class LevelsDetector(NoiseDetector):
 
     Args:
         levels: number of levels.
-        low, high: ends, in units of pixels in [-1, 1].
+        low: lowest level, deviation of the noise in units of pixels in [-1, 1].
+        high: highest level; those between lie in equal ratios.
     """
 
     def learn(self, batches: Iterable[Signals], held_out: Iterable[Signals] | None, generator: torch.Generator) -> State:

@@ -24,7 +24,8 @@ class DDPMOOD(LevelsDetector):
 
     Args:
         levels: steps of the longest path.
-        low, high: ends, in units of pixels in [-1, 1]; levels lie in equal ratios.
+        low: lowest level, deviation of the noise in units of pixels in [-1, 1].
+        high: highest level; those between lie in equal ratios.
         every: distance of two starts, in levels.
     """
 

@@ -33,7 +33,8 @@ class DiffPath(NoiseDetector):
 
     Args:
         levels: L, number of levels, 2 or more.
-        low, high: ends, in units of pixels in [-1, 1]; levels lie in equal ratios.
+        low: lowest level, deviation of the noise in units of pixels in [-1, 1].
+        high: highest level; those between lie in equal ratios.
         components: of the mixture that are tried at most; the information criterion chooses.
         covariance: of a component, ``full`` or ``diag``.
         floor: added to each variance, in squared deviations of the sums.

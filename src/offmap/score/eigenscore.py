@@ -24,7 +24,8 @@ class EigenScore(LevelsDetector):
 
     Args:
         levels: number of levels.
-        low, high: ends, in units of pixels in [-1, 1]; levels lie in equal ratios.
+        low: lowest level, deviation of the noise in units of pixels in [-1, 1].
+        high: highest level; those between lie in equal ratios.
         vectors: leading eigenvalues that are summed.
         iterations: of the power method; few give less than the true eigenvalues, alike for all images.
         repeats: noises whose eigenvalues are averaged.
@@ -38,7 +39,7 @@ class EigenScore(LevelsDetector):
     repeats: int = 1
 
     passes: ClassVar[str] = "27F+27J"
-    reference: ClassVar[str] = "EigenScore: OOD Detection using Covariance in Diffusion Models, 2025, arXiv 2510.07206"
+    reference: ClassVar[str] = "EigenScore, 2025, arXiv 2510.07206"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from offmap.core.detector import Localiser, State
 from offmap.core.errors import ConfigError
-from offmap.core.signals import named
+from offmap.core.signals import Scalar, named
 from offmap.core.types import Signals
 from offmap.score._noise_levels import LevelsDetector
 
@@ -29,7 +29,8 @@ class GEPC(LevelsDetector, Localiser):
 
     Args:
         levels: number of levels.
-        low, high: ends, in units of pixels in [-1, 1]; levels lie in equal ratios.
+        low: lowest level, deviation of the noise in units of pixels in [-1, 1].
+        high: highest level; those between lie in equal ratios.
         shift: in pixels.
     """
 
@@ -40,7 +41,8 @@ class GEPC(LevelsDetector, Localiser):
 
     passes: ClassVar[str] = "15F"
     reference: ClassVar[str] = (
-        "GEPC: Group-Equivariant Posterior Consistency for Out-of-Distribution Detection in Diffusion Models, 2026, arXiv 2602.00191"
+        "Rouzoumka et al., GEPC: Group-Equivariant Posterior Consistency for Out-of-Distribution Detection in Diffusion Models, 2026, "
+        "arXiv 2602.00191"
     )
 
     def __post_init__(self) -> None:
@@ -48,7 +50,7 @@ class GEPC(LevelsDetector, Localiser):
         if self.shift < 1:
             raise ConfigError(f"gepc: shift = {self.shift} must be at least 1")
 
-    def _settings(self) -> dict[str, float]:
+    def _settings(self) -> dict[str, Scalar]:
         return {"levels": self.levels, "low": self.low, "high": self.high, "shift": self.shift}
 
     @property

@@ -28,7 +28,8 @@ class GradientNorm(NoiseDetector):
 
     Args:
         levels: number of levels.
-        low, high: ends, in units of pixels in [-1, 1]; levels lie in equal ratios.
+        low: lowest level, deviation of the noise in units of pixels in [-1, 1].
+        high: highest level; those between lie in equal ratios.
         two_sided: distance from the usual on a scale of logarithms.
     """
 
@@ -39,8 +40,8 @@ class GradientNorm(NoiseDetector):
 
     passes: ClassVar[str] = "3F+3B"
     reference: ClassVar[str] = (
-        "Grathwohl et al., Your Classifier is Secretly an Energy Based Model, ICLR 2020, arXiv 1912.03263, section 5.3: |d log p / dx|; the "
-        "loss of a diffusion model in place of log p is the project's own"
+        "Grathwohl et al., Your Classifier is Secretly an Energy Based Model, ICLR 2020, arXiv 1912.03263: |d log p / dx|; the loss of a "
+        "diffusion model in place of log p is the project's own"
     )
 
     @property

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from offmap.core.detector import Localiser, State
 from offmap.core.errors import ConfigError
-from offmap.core.signals import named
+from offmap.core.signals import Scalar, named
 from offmap.core.types import Signals
 from offmap.score._noise_levels import NoiseDetector
 
@@ -30,7 +30,8 @@ class LMD(NoiseDetector, Localiser):
 
     Args:
         levels: steps of the path.
-        low, high: ends, in units of pixels in [-1, 1]; levels lie in equal ratios.
+        low: lowest level, deviation of the noise in units of pixels in [-1, 1].
+        high: highest level; those between lie in equal ratios.
         cells: fields of the checkerboard along each axis.
         repeats: noises whose differences are averaged.
     """
@@ -48,7 +49,7 @@ class LMD(NoiseDetector, Localiser):
         if self.cells < 2 or not 1 <= self.repeats <= 100:
             raise ConfigError(f"lmd: cells = {self.cells} must be at least 2, repeats = {self.repeats} between 1 and 100")
 
-    def _settings(self) -> dict[str, float]:
+    def _settings(self) -> dict[str, Scalar]:
         return {"levels": self.levels, "low": self.low, "high": self.high, "cells": self.cells, "repeats": self.repeats}
 
     @property

@@ -32,7 +32,8 @@ class MSMA(NoiseDetector):
 
     Args:
         levels: L, number of levels.
-        low, high: ends, in units of pixels in [-1, 1]; levels lie in equal ratios.
+        low: lowest level, deviation of the noise in units of pixels in [-1, 1].
+        high: highest level; those between lie in equal ratios.
         noised: whether noise is added, as the model has seen images; else the norms are those of the image itself.
         components: of the mixture that are tried at most; the information criterion chooses.
         covariance: of a component, ``full`` or ``diag``.
@@ -51,7 +52,8 @@ class MSMA(NoiseDetector):
         super().__post_init__()
         if not 1 <= self.components <= 100 or self.covariance not in ("full", "diag") or not 0 < self.floor <= 1:
             raise ConfigError(
-                f"msma: components = {self.components} (1 to 100), covariance = {self.covariance!r} (full or diag), floor = {self.floor} (0 to 1]"
+                f"msma: components = {self.components} (1 to 100), covariance = {self.covariance!r} (full or diag), "
+                f"floor = {self.floor} (0 to 1]"
             )
 
     @property

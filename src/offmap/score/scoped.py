@@ -34,7 +34,8 @@ class Scoped(NoiseDetector):
 
     Args:
         levels: number of levels.
-        low, high: ends, in units of pixels in [-1, 1]; levels lie in equal ratios.
+        low: lowest level, deviation of the noise in units of pixels in [-1, 1].
+        high: highest level; those between lie in equal ratios.
         probes: random fields for the trace.
         bandwidth: of the kernel, in deviations of T; not given: Scott's ``M^(-1/5)`` for M images.
     """
@@ -46,9 +47,7 @@ class Scoped(NoiseDetector):
     bandwidth: float | None = None
 
     passes: ClassVar[str] = "2F+2J"
-    reference: ClassVar[str] = (
-        "SCOPED: Score-Curvature Out-of-distribution Proximity Evaluator for Diffusion, ICLR 2026, OpenReview TMLiG9Rk2J"
-    )
+    reference: ClassVar[str] = "SCOPED, ICLR 2026, OpenReview TMLiG9Rk2J"
 
     def __post_init__(self) -> None:
         super().__post_init__()

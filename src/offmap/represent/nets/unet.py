@@ -58,7 +58,7 @@ class UNetShape:
             ConfigError: unknown keys, wrong types, or values out of range.
         """
         try:
-            given = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+            given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
             return cls(**given)
         except TypeError as error:
             raise ConfigError(f"the description of the U-Net makes no sense: {error}") from error
@@ -98,7 +98,8 @@ class EDMDenoiser(nn.Module):
         total = level.square() + self.sigma_data**2
         seen = self.net(_padded(x / total.sqrt(), self.shape.stride), (sigma.log() / 4).to(x.dtype))
         inside = seen[(..., *(slice(0, n) for n in x.shape[2:]))].to(x.dtype)
-        return self.sigma_data**2 / total * x + level * self.sigma_data / total.sqrt() * inside
+        mean: Tensor = self.sigma_data**2 / total * x + level * self.sigma_data / total.sqrt() * inside
+        return mean
 
     def _check(self, x: Tensor) -> None:
         expected = (self.shape.channels, self.shape.axes)

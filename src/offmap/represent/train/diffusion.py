@@ -213,7 +213,8 @@ class _State:
     def exported(self) -> EDMDenoiser:
         net = copy.deepcopy(self.average).cpu()
         net.load_state_dict(self.best or net.state_dict())
-        return net.to(memory_format=torch.contiguous_format).eval().requires_grad_(False)  # type: ignore[call-overload]
+        net = net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        return net.eval().requires_grad_(False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -257,7 +258,8 @@ class _Run:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.precision == "bfloat16"):
             found = net(seen, sigma)
         errors = (found.float() - clean).square().flatten(1).mean(dim=1)
-        return (loss_weight(sigma, self.sigma_data) * errors).mean()
+        mean: Tensor = (loss_weight(sigma, self.sigma_data) * errors).mean()
+        return mean
 
     def step(self, state: _State) -> float:
         """One optimiser step; its loss, not finite where no step could be made."""
