@@ -213,8 +213,9 @@ class _State:
     def exported(self) -> EDMDenoiser:
         net = copy.deepcopy(self.average).cpu()
         net.load_state_dict(self.best or net.state_dict())
-        net = net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        return net.eval().requires_grad_(False)
+        net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        net.eval().requires_grad_(False)
+        return net
 
 
 @dataclass(frozen=True, slots=True, eq=False)
