@@ -3,7 +3,9 @@
 With Tweedie's formula the Jacobian is the posterior covariance of the clean image divided by ``sigma^2``.
 """
 
+import functools
 import itertools
+import warnings
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -32,9 +34,18 @@ LEAST_TRACE = 1e-3
 
 def with_change(denoise: Denoiser, x: Clean, sigma: float, direction: Clean) -> tuple[Clean, Clean]:
     """``D(x)`` and ``J v``: the exact directional derivative, by forward-mode differentiation."""
+    _forward_mode()
     levels = x.new_full((len(x),), sigma)
     mean, change = torch.func.jvp(lambda z: denoise(z, levels), (x,), (direction,))[:2]
     return mean, change
+
+
+@functools.cache
+def _forward_mode() -> None:
+    """Load torch's forward-mode differentiation, which warns of deprecated parts of its own the first time."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.func.jvp(torch.sin, (torch.zeros(()),), (torch.zeros(()),))
 
 
 def scoped_ratios(denoise: Denoiser, clean: Clean, settings: Mapping[str, Scalar], name: str) -> Float[Tensor, "n l"]:

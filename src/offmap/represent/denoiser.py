@@ -1,11 +1,12 @@
 """What every diffusion model is to the rest of the house: a denoiser at any noise level (Karras et al., NeurIPS 2022, arXiv:2206.00364)."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
 
+@runtime_checkable
 class Denoiser(Protocol):
     """``D(x, sigma)``: the mean of clean images given ``x = clean + sigma noise``; the score is ``(D(x, sigma) - x) / sigma^2``."""
 

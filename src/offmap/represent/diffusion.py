@@ -102,9 +102,17 @@ class DiffusionEncoder(Encoder):
         signals: dict[str, Tensor] = {"image": images} if "image" in needs else {}
         if not wanted:
             return signals
-        clean = normalise(images, self.input)
+        clean = self._clean(images)
         with torch.no_grad():
             return signals | joined([self._part(part, sorted(wanted)) for part in clean.split(CHUNK)])
+
+    def _clean(self, images: Float[Tensor, "n c *s"]) -> Float[Tensor, "n d *s"]:
+        """In [-1, 1]; grey on three channels is exactly what one channel gives, so that it has the same noise."""
+        seen = normalise(images, self.input)
+        if images.shape[1] == 3 and self.input.channels == 1:
+            grey = (images == images[:, :1]).flatten(1).all(dim=1)
+            seen = torch.where(grey.view(-1, *[1] * (seen.ndim - 1)), normalise(images[:, :1], self.input), seen)
+        return seen
 
     def _part(self, clean: Float[Tensor, "n c *s"], names: list[str]) -> dict[str, Tensor]:
         clean = clean.contiguous(memory_format=torch.channels_last) if clean.ndim == 4 else clean
@@ -126,7 +134,7 @@ class DiffusionEncoder(Encoder):
         return {"net": self._net.shape.to_json(), "sigma_data": self._net.sigma_data, "size": self.input.size}
 
     def config(self) -> dict[str, Any]:
-        """Architecture, size and deviation of the training images."""
+        """Architecture, size, and root mean square of the training images."""
         return {"kind": "diffusion", "name": self.name, "sha256": self.sha256, **self._description()}
 
     @classmethod

@@ -22,7 +22,7 @@ def levels_of(name: str, count: int, low: float, high: float) -> Float64[Tensor,
 
 
 def noise_of(images: Float[Tensor, "n c *s"], count: int, *, salt: int = 0) -> Float[Tensor, "n k c *s"]:
-    """Standard normal fields of each image, from a generator seeded with its pixels; the first of more are the same.
+    """Standard normal fields of each image, from a generator seeded with its pixels.
 
     Args:
         count: fields an image.

@@ -71,7 +71,7 @@ class EDMDenoiser(nn.Module):
 
     Args:
         shape: architecture of F.
-        sigma_data: deviation of the pixels of clean images in [-1, 1].
+        sigma_data: root mean square of the pixels of clean images in [-1, 1]; their deviation, where their mean is 0.
         generator: of the weights; a fresh one with seed 0 if not given.
 
     Raises:

@@ -145,7 +145,7 @@ def train_diffusion(
         progress: told of each step.
 
     Raises:
-        DataError: fewer than 16 images, or all of one value.
+        DataError: fewer than 16 images, all of one value, or some that are not finite (rows named).
         ConfigError: images of another size, a checkpoint of another run or one that cannot be written, or a loss that is not
             finite before the first checkpoint.
         NotAvailableError: MONAI, einops or the device is missing.
@@ -154,6 +154,9 @@ def train_diffusion(
         raise DataError(f"{len(images)} images to train a diffusion model on: {LEAST} are the least, {FEW} or more are meant")
     if any(n != plan.size for n in images.shape[2:]):
         raise ConfigError(f"images of shape {tuple(images.shape)} do not have sides of size = {plan.size}")
+    good = torch.isfinite(images).flatten(1).all(dim=1)
+    if not bool(good.all()):
+        raise DataError(f"training images are not finite in rows {torch.nonzero(~good).flatten().tolist()[:8]}: leave them out")
     run = _Run.of(images, plan, seed, resolve_device(device))
     identity = {
         "plan": {k: v for k, v in asdict(plan).items() if k != "patience"},
@@ -229,13 +232,13 @@ class _Run:
 
     @classmethod
     def of(cls, images: Tensor, plan: DiffusionPlan, seed: int, device: torch.device) -> "_Run":
-        """Divide the images, measure their deviation, draw anomalies into the held-out ones."""
+        """Divide the images, measure their root mean square, draw anomalies into the held-out ones."""
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
         aside = max(4, round(plan.held_out * len(images)))
         train, held_out = images[order[aside:]], images[order[:aside]]
-        sigma_data = float((2 * train.double() - 1).std(correction=0))
-        if sigma_data < 1e-4:
+        if float(train.std(correction=0)) < 1e-4:
             raise DataError("the training images all have one value everywhere: there is nothing to learn")
+        sigma_data = float((2 * train.double() - 1).square().mean().sqrt())
         return cls(plan, seed, 2 * train.float() - 1, Trial.of(held_out.float(), seed), sigma_data, device)
 
     def begin(self) -> _State:
