@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from offmap.core.errors import ConfigError, DataError
@@ -28,7 +28,7 @@ LEAST, FEW = 16, 200
 """Training images below which a run is refused, and below which its result carries a note."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class DiffusionPlan:
     """How a diffusion model is trained.
 
@@ -133,6 +133,7 @@ def train_diffusion(
     seed: int = 0,
     device: str = "cpu",
     resume: bool = False,
+    held_out: Int64[Tensor, " m"] | None = None,
     progress: Callable[[DiffusionProgress], None] | None = None,
 ) -> TrainedDiffusion:
     """Train on normal images.
@@ -142,6 +143,7 @@ def train_diffusion(
         out: folder for the checkpoint and ``log.jsonl``; nothing is written where there is none.
         seed: of weights, division, batches and noise.
         resume: go on from the checkpoint in ``out`` if there is one.
+        held_out: rows that judge checkpoints and train nothing; drawn where not given.
         progress: told of each step.
 
     Raises:
@@ -157,11 +159,11 @@ def train_diffusion(
     good = torch.isfinite(images).flatten(1).all(dim=1)
     if not bool(good.all()):
         raise DataError(f"training images are not finite in rows {torch.nonzero(~good).flatten().tolist()[:8]}: leave them out")
-    run = _Run.of(images, plan, seed, resolve_device(device))
+    run = _Run.of(images, plan, seed, resolve_device(device), held_out)
     identity = {
         "plan": {k: v for k, v in asdict(plan).items() if k != "patience"},
         "seed": seed,
-        "images": tensors_sha256({"images": images}),
+        "images": tensors_sha256({"images": images, "rows": torch.empty(0) if held_out is None else held_out}),
     }
     state = run.begin()
     if out is not None and resume and (out / checkpoint.FILE).is_file():
@@ -231,11 +233,14 @@ class _Run:
     device: torch.device
 
     @classmethod
-    def of(cls, images: Tensor, plan: DiffusionPlan, seed: int, device: torch.device) -> "_Run":
+    def of(cls, images: Tensor, plan: DiffusionPlan, seed: int, device: torch.device, rows: Tensor | None = None) -> "_Run":
         """Divide the images, measure their root mean square, draw anomalies into the held-out ones."""
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-        aside = max(4, round(plan.held_out * len(images)))
-        train, held_out = images[order[aside:]], images[order[:aside]]
+        if rows is None:
+            order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+            rows = order[: max(4, round(plan.held_out * len(images)))]
+        own = torch.ones(len(images), dtype=torch.bool)
+        own[rows] = False
+        train, held_out = images[own], images[rows]
         if float(train.std(correction=0)) < 1e-4:
             raise DataError("the training images all have one value everywhere: there is nothing to learn")
         sigma_data = float((2 * train.double() - 1).square().mean().sqrt())
