@@ -48,7 +48,7 @@ def test_a_gate_keeps_its_model_and_flags_a_modality_that_the_model_never_saw(tm
     usual = gate.score(discs, jobs=0, use_cache=False).rows
     assert min(row["score"] for row in rows) > np.quantile([row["score"] for row in usual], 0.9)
     assert all(row["verdict"] != "accept" for row in rows)
-    assert gate.card()["training"]["trainer"] == "diffusion"
+    assert gate.card["training"]["trainer"] == "diffusion"
 
 
 def test_five_images_are_refused(tmp_path: Path) -> None:
