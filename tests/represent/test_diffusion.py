@@ -11,6 +11,7 @@ from offmap.core.errors import BundleError, ConfigError, NotAvailableError, Sign
 from offmap.represent.denoiser import Denoiser
 from offmap.represent.diffusion import KINDS, DiffusionEncoder
 from offmap.represent.nets.unet import EDMDenoiser, UNetShape, loss_weight
+from offmap.represent.open import open_encoder, rebuild
 from offmap.score.gepc import GEPC
 from offmap.score.lmd import LMD
 from offmap.score.msma import MSMA
@@ -142,6 +143,22 @@ def test_it_is_the_same_after_saving_and_rebuilding(tmp_path: Path) -> None:
     broken = {k: v * math.nan for k, v in encoder.state().items()}
     with pytest.raises(BundleError, match="not finite"):
         DiffusionEncoder.rebuilt(encoder.config(), broken)
+
+
+def test_it_is_opened_by_its_folder_and_again_from_a_gate(tmp_path: Path) -> None:
+    encoder = DiffusionEncoder(network(), 12)
+    encoder.save(tmp_path)
+    opened = open_encoder(f"diffusion:{tmp_path}")
+    assert opened.sha256 == encoder.sha256
+    for given in (None, f"diffusion:{tmp_path}", opened):
+        assert rebuild(opened.config(), opened.state(), given=given).sha256 == encoder.sha256
+    DiffusionEncoder(network(), 13).save(tmp_path)
+    with pytest.raises(BundleError, match="its scores would mean nothing"):
+        rebuild(opened.config(), opened.state(), given=f"diffusion:{tmp_path}")
+    with pytest.raises(BundleError, match="cannot be built again"):
+        rebuild({**opened.config(), "net": {}, "sigma_data": 0.0}, opened.state())
+    with pytest.raises(ConfigError, match="no layers to choose"):
+        open_encoder(f"diffusion:{tmp_path}", layers=["last"])
 
 
 def test_unknown_settings_are_refused_before_any_file_is_read() -> None:

@@ -37,9 +37,9 @@ def open_encoder(
     """Open an encoder.
 
     Args:
-        spec: ``builtin``, ``builtin:DIR`` (of `offmap train-encoder`), ``hub:NAME_OR_DIR``, ``classifier:FILE``, a module, a list of
-            the last two kinds (an ensemble), or an encoder that is open already, such as one with exits, which is moved to the device
-            and takes no further choices.
+        spec: ``builtin``, ``builtin:DIR`` (of `offmap train-encoder`), ``hub:NAME_OR_DIR``, ``classifier:FILE``, ``diffusion:DIR`` (of
+            ``DiffusionEncoder.save``), a module, a list of classifiers (an ensemble), or an encoder that is open already, such as one
+            with exits, which is moved to the device and takes no further choices.
         layers: those to give; the encoder's default ones when empty; of an ensemble, the first member's.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         trust_classifier: lets a program file run.
@@ -81,6 +81,8 @@ def _opened(spec: Given, layers: Sequence[str], device: str, trust_classifier: b
     if kind == "diffusion" and rest:
         from offmap.represent.diffusion import DiffusionEncoder
 
+        if layers or input is not None:
+            raise ConfigError(f"{spec} is a diffusion model, which has no layers to choose and the size it was trained at")
         return DiffusionEncoder.from_folder(Path(rest), device=place)
     if spec.startswith(TRAIN) and rest:
         raise ConfigError(
