@@ -96,7 +96,7 @@ def run(suite: Suite, own: str, seed: int, plan: DiffusionPlan, args: argparse.N
     """Rows of one in-distribution set and seed, one for each detector and other set."""
     division = suite.divide(suite.items(own), seed)
     formed, native = (read(suite.files(own), plan.size, form_seed=form) for form in (FORM_SEED, None))
-    others = {name: read(suite.files(name), plan.size, form_seed=None) for name in suite.others(own)}
+    others = {name: read(suite.files(name)[: args.most], plan.size, form_seed=None) for name in suite.others(own)}
     fit, held_out, test = formed[division.fit], formed[division.held_out], native[division.test]
     start = time.perf_counter()
     trained = train_diffusion(fit, plan, seed=seed, out=args.checkpoints and args.checkpoints / f"{own}-{seed}", resume=True)
@@ -170,6 +170,7 @@ def main() -> None:
     parser.add_argument("--sets", default="brain_no_tumour", help="in-distribution sets, separated by commas")
     parser.add_argument("--methods", default="", help="detectors, separated by commas; default all")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--most", type=int, default=200, help="images of each other set, the first in sorted order")
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--widths", default="32,64,64", help="channels of each level of the network")
     parser.add_argument("--steps", type=int, default=4000)
