@@ -69,7 +69,7 @@ def before_head(run: Run) -> tuple[Dropout, Float[Tensor, "n d"]] | None:
     return part, calls[name].given
 
 
-def seed_of(image: Float[Tensor, "c h w"]) -> int:
+def seed_of(image: Float[Tensor, "c *s"]) -> int:
     """A number below 2^63 from the pixels; grey and grey repeated on three channels give the same."""
     grey = len(image) == 3 and bool((image == image[:1]).all())
     content = image[:1] if grey else image

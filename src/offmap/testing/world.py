@@ -37,8 +37,10 @@ class FakeEncoder:
     ``head.bias``, ``label``; ``image_embedding (N,D)`` near the rows of ``text.embedding (3,D)``; ``proxy_features.<layer>`` of the same
     images half mixed with odd ones; ``odin.logits``, ``odin.features``, ``adascale.features``, ``nac.<layer>`` and
     ``nac.penultimate``, ``rankfeat.logits.last`` and ``.last_but_one``, ``mc_dropout.logits (N,6,3)``, ``tta.logits (N,8,3)``,
-    ``ensemble.logits (N,5,3)``; ``mecam.features`` and ``mecam.masked_features (N,D)``, ``mecam.map (N,1,8,8)``; ``klip.map`` and
-    ``klip.relative.map (N,20,8,8)``, ``klip.foreground (N,8,8)``.
+    ``ensemble.logits (N,5,3)``; ``mecam.features`` and ``mecam.masked_features (N,D)``, ``mecam.map (N,1,8,8)``; of a
+    diffusion model ``msma.norms (N,10)``, ``diffpath.moments (N,6)``, ``scoped.ratios (N,2)``, ``multi_noise.errors (N,5)``,
+    ``eigenscore.values`` and ``gepc.errors (N,3)``, ``lmd.errors`` and ``input_gradient.norm (N,)``, ``gepc.map`` and
+    ``lmd.map (N,1,8,8)``; ``klip.map`` and ``klip.relative.map (N,20,8,8)``, ``klip.foreground (N,8,8)``.
 
     Args:
         width: D of every layer.
@@ -69,6 +71,7 @@ class FakeEncoder:
         noise = torch.randn(count, 1, 8, 8, dtype=torch.float64, generator=generator)
         out["image"] = (0.5 + 0.05 * noise + (0.3 if ood else 0.0)).clamp(0, 1)
         out |= _further(out, ood=ood, generator=generator)
+        out |= _denoised(count, ood=ood, generator=generator)
         out |= self._beside(out, labels, spread, ood=ood, generator=generator)
         return {**{name: value.to(self.dtype) for name, value in out.items()}, "label": labels}
 
@@ -162,3 +165,26 @@ def _pulled(count: int, *, ood: bool, generator: torch.Generator) -> dict[str, T
     if ood:
         pulls[:, :, :4, :4] += 1.0
     return {"klip.map": pulls, "klip.relative.map": 2.0 * pulls, "klip.foreground": torch.ones(count, 8, 8, dtype=torch.float64)}
+
+
+def _denoised(count: int, *, ood: bool, generator: torch.Generator) -> dict[str, Tensor]:
+    """Signals of a diffusion model, which denoises odd images worse, mostly in one corner."""
+    ease = 0.05 * torch.randn(count, 1, dtype=torch.float64, generator=generator)
+    out: dict[str, Tensor] = {}
+    for name, width, usual, odd in (
+        ("msma.norms", 10, 1.0, 1.3),
+        ("diffpath.moments", 6, 0.5, 0.8),
+        ("scoped.ratios", 2, -1.0, -1.5),
+        ("multi_noise.errors", 5, 0.1, 0.4),
+        ("eigenscore.values", 3, 2.0, 2.5),
+        ("gepc.errors", 3, 0.2, 0.5),
+        ("lmd.errors", 1, 0.3, 0.6),
+        ("input_gradient.norm", 1, 0.7, 1.2),
+    ):
+        drawn = 0.03 * torch.randn(count, width, dtype=torch.float64, generator=generator)
+        out[name] = (odd if ood else usual) + ease + drawn if width > 1 else ((odd if ood else usual) + ease + drawn)[:, 0]
+    for name in ("gepc.map", "lmd.map"):
+        out[name] = 0.2 + 0.05 * torch.rand(count, 1, 8, 8, dtype=torch.float64, generator=generator)
+        if ood:
+            out[name][:, :, :4, :4] += 0.5
+    return out

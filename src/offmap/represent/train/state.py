@@ -1,9 +1,7 @@
 """Everything that changes while an encoder is trained, in one file that a run can go on from exactly."""
 
 import copy
-import json
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from offmap.core.errors import ConfigError
 from offmap.represent.nets.small import SmallNet
+from offmap.represent.train import checkpoint
+from offmap.represent.train.checkpoint import FILE, under
 from offmap.represent.train.targets import Heads, Statistics
 
-FILE = "checkpoint.safetensors"
+__all__ = ["FILE", "State"]
 
 
 @dataclass(slots=True)
@@ -49,14 +48,7 @@ class State:
 
     def follow(self, rate: float) -> None:
         """Move the running mean towards the student; early on faster, so that it forgets where it began."""
-        keep = min(rate, (1 + self.step) / (10 + self.step))
-        own = self.student.state_dict()
-        with torch.no_grad():
-            for name, value in self.average.state_dict().items():
-                if value.is_floating_point():
-                    value.lerp_(own[name], 1 - keep)
-                else:
-                    value.copy_(own[name])
+        checkpoint.follow(self.average, self.student, rate, self.step)
 
     def keep_best(self) -> None:
         """Remember the average as it is."""
@@ -74,22 +66,19 @@ class State:
             yield from ((f"{part}.{name}", value) for name, value in module.state_dict().items())
         yield from ((f"statistics.{name}", value) for name, value in self.statistics.tensors.items())
         yield from ((f"best.{name}", value) for name, value in self.best.items())
-        for index, moments in self.optimiser.state_dict()["state"].items():
-            yield from ((f"optimiser.{index}.{name}", value) for name, value in moments.items())
+        yield from ((f"optimiser.{name}", value) for name, value in checkpoint.moments_of(self.optimiser).items())
 
     def save(self, folder: Path, identity: dict[str, Any]) -> None:
         """Write the checkpoint; the one before stays until this one is whole.
 
         Args:
             identity: plan, seed, teacher and pool, which must be the same to go on.
-        """
-        from safetensors.torch import save_file
 
-        folder.mkdir(parents=True, exist_ok=True)
-        numbers = {"step": self.step, "seconds": self.seconds, "lowest": self.lowest, "waits": self.waits, "identity": identity}
-        tensors = {name: value.detach().cpu().clone().contiguous() for name, value in self._named()}
-        save_file(tensors, folder / f"{FILE}.part", metadata={"run": json.dumps(numbers)})
-        os.replace(folder / f"{FILE}.part", folder / FILE)
+        Raises:
+            ConfigError: it cannot be written.
+        """
+        numbers = {"step": self.step, "seconds": self.seconds, "lowest": self.lowest, "waits": self.waits}
+        checkpoint.write(folder, dict(self._named()), numbers, identity)
 
     def load(self, folder: Path, identity: dict[str, Any]) -> None:
         """Take over a checkpoint.
@@ -97,31 +86,14 @@ class State:
         Raises:
             ConfigError: it belongs to another plan, seed, teacher or pool, or is damaged.
         """
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(folder / FILE, "pt") as file:
-                numbers = json.loads((file.metadata() or {})["run"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
-            raise ConfigError(f"{folder / FILE} is no readable checkpoint: delete it and start again ({type(error).__name__})") from error
-        other = [k for k in identity if numbers["identity"].get(k) != json.loads(json.dumps(identity[k]))]
-        if other:
-            raise ConfigError(f"{folder / FILE} was made with another {', '.join(other)}: start again in another folder, or use the same")
+        tensors, numbers = checkpoint.read(folder, identity)
         self._take(tensors)
         self.step, self.seconds, self.lowest, self.waits = (numbers[k] for k in ("step", "seconds", "lowest", "waits"))
 
     def _take(self, tensors: dict[str, Tensor]) -> None:
-        def part(name: str) -> dict[str, Tensor]:
-            return {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
-
         for name in ("student", "average", "heads"):
-            getattr(self, name).load_state_dict(part(name))
+            getattr(self, name).load_state_dict(under(name, tensors))
         device = next(self.student.parameters()).device
-        self.statistics = Statistics({k: v.to(device) for k, v in part("statistics").items()})
-        self.best = {k: v.to(device) for k, v in part("best").items()}
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in part("optimiser").items():
-            index, _, name = key.partition(".")
-            moments.setdefault(int(index), {})[name] = value
-        self.optimiser.load_state_dict({"state": moments, "param_groups": self.optimiser.state_dict()["param_groups"]})
+        self.statistics = Statistics({k: v.to(device) for k, v in under("statistics", tensors).items()})
+        self.best = {k: v.to(device) for k, v in under("best", tensors).items()}
+        checkpoint.take_moments(self.optimiser, under("optimiser", tensors))

@@ -1,0 +1,194 @@
+"""What detectors of a diffusion model find on near and far sets, and what each costs; trains the model first.
+
+    python benchmarks/generative.py --sets brain_no_tumour --size 32 --steps 4000
+    python benchmarks/generative.py --sets brain_no_tumour,kermany_normal,isic2017,busi_normal_benign,lung_normal
+
+Suite near-far v1 with its divisions, first seed by default; images prepared as by the recipe `standard`, grey, at the model's size. The
+model is trained on the fit part alone, and its checkpoint chosen on anomalies that are drawn into a tenth of that part; detectors make
+their statistics on the held-out part. Fit and held-out images have a random file form; test images and all other sets are read as they
+are. The detectors' defaults were chosen before this table was made, without any of these sets.
+"""
+
+import argparse
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from results import Made, markdown, write_csv, write_markdown
+from torch import Tensor
+
+from offmap.benchmark import metrics
+from offmap.benchmark.suite import Suite, read_suite
+from offmap.core import registry
+from offmap.core.detector import Detector, missing
+from offmap.core.encoder import Encoder, Input
+from offmap.core.types import Signals, Source
+from offmap.datasets import local
+from offmap.pipeline import recipe as recipes
+from offmap.pipeline.stream import Stream
+from offmap.represent.diffusion import DiffusionEncoder
+from offmap.represent.layers import normalise
+from offmap.represent.train.diffusion import DiffusionPlan, TrainedDiffusion, train_diffusion
+
+FORM_SEED = 0
+
+
+class Grey(Encoder):
+    """Gives prepared images as they are, grey."""
+
+    name, layers, provides, sha256 = "grey", (), frozenset({"image"}), ""
+
+    def __init__(self, size: int) -> None:
+        self.input = Input(size, 1, (0.0,), (1.0,))
+
+    def encode(self, images: Float[Tensor, "n c h w"], needs: frozenset[str]) -> Signals:
+        return {"image": normalise(images, self.input)}
+
+    def to(self, device: torch.device | str) -> "Grey":
+        return self
+
+    def state(self) -> dict[str, Tensor] | None:
+        return None
+
+    def config(self) -> dict[str, Any]:
+        return {}
+
+
+def read(files: Sequence[Path], size: int, *, form_seed: int | None) -> Tensor:
+    """Prepared grey images of files."""
+    plan = recipes.read(recipes.STANDARD, {})
+    stream = Stream(Grey(size), plan.preparation(size), frozenset({"image"}), jobs=2, form_seed=form_seed, use_cache=False)
+    return torch.cat([batch.signals["image"] for batch in stream.over([Source(p, str(p)) for p in files])])
+
+
+@dataclass
+class Scored:
+    """Scores of one detector on the test part and the other sets, and milliseconds an image."""
+
+    own: np.ndarray
+    others: Mapping[str, np.ndarray]
+    ms: float
+
+
+def score(detector: Detector, encoder: DiffusionEncoder, held_out: Tensor, test: Tensor, others: Mapping[str, Tensor]) -> Scored:
+    """Fit on the held-out part, and score."""
+    signals = encoder.encode(held_out, detector.needs)
+    fitted = detector.fit([signals], held_out=[signals])
+    start = time.perf_counter()
+    own = fitted.score(encoder.encode(test, detector.needs)).double().numpy()
+    ms = 1000 * (time.perf_counter() - start) / len(test)
+    return Scored(own, {name: fitted.score(encoder.encode(x, detector.needs)).double().numpy() for name, x in others.items()}, ms)
+
+
+def detectors(encoder: DiffusionEncoder, asked: str) -> dict[str, Detector]:
+    """Those that read nothing but a diffusion model, or those that were asked for."""
+    found = {name: cls() for name, cls in registry.load_all("score", Detector).items()}
+    gives = encoder.provides - {"image"}
+    return {n: d for n, d in found.items() if (not asked or n in asked.split(",")) and not missing(d.needs | d.fit_needs, gives)}
+
+
+def run(suite: Suite, own: str, seed: int, plan: DiffusionPlan, args: argparse.Namespace) -> list[dict[str, object]]:
+    """Rows of one in-distribution set and seed, one for each detector and other set."""
+    division = suite.divide(suite.items(own), seed)
+    formed, native = (read(suite.files(own), plan.size, form_seed=form) for form in (FORM_SEED, None))
+    others = {name: read(suite.files(name)[: args.most], plan.size, form_seed=None) for name in suite.others(own)}
+    fit, held_out, test = formed[division.fit], formed[division.held_out], native[division.test]
+    start = time.perf_counter()
+    trained = train_diffusion(fit, plan, seed=seed, out=args.checkpoints and args.checkpoints / f"{own}-{seed}", resume=True)
+    describe(own, seed, len(fit), trained, time.perf_counter() - start)
+    encoder = DiffusionEncoder(trained.net, plan.size)
+    rows: list[dict[str, object]] = []
+    for name, detector in detectors(encoder, args.methods).items():
+        found = score(detector, encoder, held_out, test, others)
+        for other, kind in suite.others(own).items():
+            area = metrics.auroc(found.own, found.others[other])
+            rows.append(
+                {"id_set": own, "other_set": other, "kind": kind, "seed": seed, "method": name, "passes": detector.passes}
+                | {"auroc": area, "ms": found.ms, "n_id": len(test), "n_other": len(others[other])}
+                | {"trained_images": len(fit), "steps": trained.steps, "kept": trained.kept, "drawn_auroc": trained.area}
+                | {"train_images_per_s": trained.rate}
+            )
+        print(f"  {name:14s} {found.ms:8.2f} ms  near {mean(rows, name, 'near'):.3f}  far {mean(rows, name, 'far'):.3f}", flush=True)
+    return rows
+
+
+def describe(own: str, seed: int, images: int, trained: TrainedDiffusion, seconds: float) -> None:
+    """One line about the training."""
+    print(
+        f"{own}, seed {seed}: {images} images, {trained.steps} steps in {seconds:.0f} s, {trained.rate:.0f} images/s, "
+        f"kept step {trained.kept}, drawn anomalies {trained.area:.3f} {'; '.join(trained.notes)}",
+        flush=True,
+    )
+
+
+def mean(rows: Sequence[Mapping[str, Any]], method: str, kind: str) -> float:
+    """Mean AUROC of a method on the sets of one kind."""
+    return float(np.mean([row["auroc"] for row in rows if row["method"] == method and row["kind"] == kind]))
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
+    """One line for each in-distribution set and method, best near mean first."""
+    lines: list[dict[str, object]] = []
+    for own in dict.fromkeys(row["id_set"] for row in rows):
+        part = [row for row in rows if row["id_set"] == own]
+        for method in dict.fromkeys(row["method"] for row in part):
+            mine = [row for row in part if row["method"] == method]
+            far = [row for row in mine if row["kind"] == "far"]
+            worst = min(far, key=lambda row: row["auroc"])
+            near = {
+                row["other_set"]: np.mean([r["auroc"] for r in mine if r["other_set"] == row["other_set"]])
+                for row in mine
+                if row["kind"] == "near"
+            }
+            lines.append(
+                {"id_set": own, "method": method, "passes": mine[0]["passes"], "ms an image": np.mean([r["ms"] for r in mine])}
+                | {"near": mean(part, method, "near"), "far": mean(part, method, "far")}
+                | {
+                    "worst far": f"{worst['auroc']:.3f} ({worst['other_set']})",
+                    "near sets": ", ".join(f"{k} {v:.3f}" for k, v in near.items()),
+                }
+            )
+    return sorted(lines, key=lambda line: (str(line["id_set"]), -float(str(line["near"]))))
+
+
+def trainings(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
+    """One line for each model."""
+    keys = ("id_set", "seed", "trained_images", "steps", "kept", "drawn_auroc", "train_images_per_s")
+    found = {(row["id_set"], row["seed"]): {key: row[key] for key in keys} for row in rows}
+    return list(found.values())
+
+
+def main() -> None:
+    """Run, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--suite", type=Path, default=None, help="suite file; default near-far-v1.toml of the local data")
+    parser.add_argument("--sets", default="brain_no_tumour", help="in-distribution sets, separated by commas")
+    parser.add_argument("--methods", default="", help="detectors, separated by commas; default all")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--most", type=int, default=200, help="images of each other set, the first in sorted order")
+    parser.add_argument("--size", type=int, default=32)
+    parser.add_argument("--widths", default="32,64,64", help="channels of each level of the network")
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--precision", default="bfloat16")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--checkpoints", type=Path, default=None, help="folder in which training goes on where it was")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    suite = read_suite(args.suite or (local.find() or Path()) / "near-far-v1.toml")
+    widths = tuple(map(int, args.widths.split(",")))
+    plan = replace(DiffusionPlan(), size=args.size, widths=widths, steps=args.steps, precision=args.precision)
+    made = Made.now()
+    rows = [row for own in args.sets.split(",") for seed in suite.seeds[: args.seeds] for row in run(suite, own, seed, plan, args)]
+    write_csv(args.out / "generative.csv", rows)
+    body = [*markdown(summary(rows)), "", *markdown(trainings(rows))]
+    write_markdown(args.out / "generative.md", f"Detectors of a diffusion model, near-far v1, {args.size} px", body, made)
+
+
+if __name__ == "__main__":
+    main()

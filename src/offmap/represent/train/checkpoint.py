@@ -1,0 +1,104 @@
+"""One file from which a run of training can go on exactly: tensors and numbers, and whose run it is."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from offmap.core.errors import ConfigError
+
+FILE = "checkpoint.safetensors"
+
+
+def write(folder: Path, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    """Write the checkpoint; the one before stays until this one is whole.
+
+    Args:
+        tensors: all that change, by name.
+        numbers: JSON values that change.
+        identity: what must be the same to go on: plan, seed, data.
+
+    Raises:
+        ConfigError: the disk is full, or the folder cannot be written to.
+    """
+    from safetensors.torch import save
+
+    content = save(
+        {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}, {"run": json.dumps({**numbers, "identity": identity})}
+    )
+    part = folder / f"{FILE}.part"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(content)
+        os.replace(part, folder / FILE)
+    except OSError as error:
+        raise ConfigError(
+            f"the checkpoint of {len(content) / 1e6:.0f} MB cannot be written to {folder}: {error.strerror}. "
+            "The one before is whole: make room and go on from it with resume"
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read(folder: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and numbers of a checkpoint.
+
+    Raises:
+        ConfigError: it belongs to another run, or is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = folder / FILE
+    try:
+        with safe_open(path, "pt") as file:
+            numbers = json.loads((file.metadata() or {})["run"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        known = numbers.pop("identity")
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise ConfigError(f"{path} is no readable checkpoint: delete it and start again ({type(error).__name__})") from error
+    other = [k for k in identity if known.get(k) != json.loads(json.dumps(identity[k]))]
+    if other:
+        raise ConfigError(f"{path} was made with another {', '.join(other)}: start again in another folder, or use the same")
+    return tensors, numbers
+
+
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors ``prefix.<name>`` by their name."""
+    return {k.removeprefix(f"{prefix}."): v for k, v in tensors.items() if k.startswith(f"{prefix}.")}
+
+
+def moments_of(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What an optimiser remembers of each parameter, as ``<index>.<name>``."""
+    states = optimiser.state_dict()["state"].items()
+    return {f"{index}.{name}": value for index, moments in states for name, value in moments.items()}
+
+
+def take_moments(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """The inverse of ``moments_of``."""
+    found: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, _, name = key.partition(".")
+        found.setdefault(int(index), {})[name] = value
+    optimiser.load_state_dict({"state": found, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def follow(average: torch.nn.Module, own: torch.nn.Module, rate: float, step: int) -> None:
+    """Move a running mean of weights towards them; early on faster, so that it forgets where it began.
+
+    Args:
+        average: is changed.
+        rate: decay of the mean, reached late.
+        step: finished steps.
+    """
+    keep = min(rate, (1 + step) / (10 + step))
+    given = own.state_dict()
+    with torch.no_grad():
+        for name, value in average.state_dict().items():
+            if value.is_floating_point():
+                value.lerp_(given[name], 1 - keep)
+            else:
+                value.copy_(given[name])
