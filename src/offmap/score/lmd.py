@@ -23,8 +23,8 @@ class LMD(NoiseDetector, Localiser):
     is in squared units of pixels in [-1, 1], at least 0; the map is the difference at each position.
 
     Needs a diffusion model of the in-distribution images. Nothing is fitted; scoring takes ``2 * levels * repeats`` passes forward (20F
-    with the defaults), the map the same again; the state is empty. The paper takes LPIPS, a distance by a network for natural images, and ten
-    attempts of some hundred passes.
+    with the defaults), the map the same again; the state is empty. The paper takes LPIPS, a distance by a network for natural images,
+    and ten attempts of some hundred passes.
 
     Fails for odd images that are smooth: what lies between their visible parts is easily guessed, while rich usual images are not.
 
