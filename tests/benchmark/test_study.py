@@ -17,7 +17,8 @@ from offmap.benchmark.study import HELD, TEST, StudyRun, Truth, run_study
 from offmap.benchmark.study_cells import CHOSEN, COLUMNS, FISHER, MAXIMUM, MEAN, Cells, choose, combined, measure, p_values
 from offmap.benchmark.study_file import METHODS, Study, read_study
 from offmap.benchmark.study_page import facts, write
-from offmap.benchmark.study_summary import Summary, summarise
+from offmap.benchmark.study_summary import Confounded, Summary, summarise
+from offmap.benchmark.study_words import together
 from offmap.core.errors import ConfigError
 
 TASKS = ["plane", "machine", "side"]
@@ -179,6 +180,15 @@ def test_the_headline_is_that_of_the_cells(run: StudyRun, cells: Cells, found: S
         assert mean["augrc"][keys.index(contest.judge)] == min(mean["augrc"])
     assert found.differs == (len({best.task for best in found.kinds.values()}) > 1)
     assert sum("Kendall" in text for text in found.sentences) == 1
+
+
+def test_labels_that_go_together_are_named_in_one_sentence() -> None:
+    pairs = [Confounded("in distribution", a, b, v) for a, b, v in (("x", "y", 1.0), ("u", "w", 0.9), ("y", "z", 0.84))]
+    assert together([*pairs, Confounded("shift 'far'", "the shift", "x", 1.0)]) == [
+        "In distribution: u and w go together (Cramer's V 0.90): one cannot be told from the other here.",
+        "In distribution: x, y and z go together (Cramer's V 0.84 to 1.00): one cannot be told from the other here.",
+        "Shift 'far': the shift and x go together (Cramer's V 1.00): one cannot be told from the other here.",
+    ]
 
 
 def test_confounded_labels_are_said(found: Summary) -> None:

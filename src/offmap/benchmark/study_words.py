@@ -1,7 +1,9 @@
 """What a study found, in words for a clinician."""
 
+from collections.abc import Sequence
+
 from offmap.benchmark.study import StudyRun
-from offmap.benchmark.study_summary import Best, Contest, Summary
+from offmap.benchmark.study_summary import Best, Confounded, Contest, Summary
 from offmap.core.resampling import Measure
 from offmap.report.words import count, percent
 
@@ -73,13 +75,27 @@ def _contest(name: str, contest: Contest) -> str:
     )
 
 
+def together(pairs: Sequence[Confounded]) -> list[str]:
+    """Labels that go together, one sentence for each group of them on the same images."""
+    groups: list[list[Confounded]] = []
+    for pair in pairs:
+        names = {pair.one, pair.other}
+        touched = [g for g in groups if g[0].images == pair.images and any(names & {each.one, each.other} for each in g)]
+        groups = [g for g in groups if g not in touched] + [[each for g in touched for each in g] + [pair]]
+    out = []
+    for group in groups:
+        labels = list(dict.fromkeys(name for each in group for name in (each.one, each.other)))
+        low, high = (f"{end(each.v for each in group):.2f}" for end in (min, max))
+        strength = low if low == high else f"{low} to {high}"
+        where = group[0].images[:1].upper() + group[0].images[1:]
+        listed = f"{', '.join(labels[:-1])} and {labels[-1]}"
+        out.append(f"{where}: {listed} go together (Cramer's V {strength}): one cannot be told from the other here.")
+    return out
+
+
 def warnings(run: StudyRun, found: Summary) -> list[str]:
     """What to know before relying on it."""
-    out = [
-        f"{each.images[:1].upper()}{each.images[1:]}: {each.one} and {each.other} go together (Cramer's V {each.v:.2f}): one cannot "
-        "be told from the other here."
-        for each in found.confounded
-    ]
+    out = together(found.confounded)
     for name, accuracy in found.accuracy.items():
         chance = 1 / len(run.seeds[0].tasks[name].classes)
         if accuracy < chance + 2 * (WEAK - 0.5) * (1 - chance):
