@@ -21,7 +21,7 @@ patient = "person"
 seeds = [1, 2]
 repeats = 100
 hidden = 8
-steps = 120
+steps = 400
 passes = 5
 members = 2
 [images]

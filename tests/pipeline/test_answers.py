@@ -115,7 +115,7 @@ def test_names_come_back_with_the_gate_though_the_module_has_none(own: Gate, mod
 
 def test_labels_of_a_gate_do_not_name_the_classes_of_a_classifier(discs: Path, tmp_path: Path, module: Counted) -> None:
     with (tmp_path / "labels.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([["path", "label"], *([p.name, "abc"[i % 3]] for i, p in enumerate(sorted(discs.iterdir())))])
+        csv.writer(file).writerows([["path", "label"], *([str(p), "abc"[i % 3]] for i, p in enumerate(sorted(discs.iterdir())))])
     gate = offmap.fit(few(discs), labels=tmp_path / "labels.csv", recipe=write_recipe(tmp_path, PARTS), encoder=module, jobs=0)
     answer = gate.explain(sorted(discs.iterdir())[0]).row.answer
     assert answer is not None
