@@ -56,7 +56,7 @@ def main() -> None:
     """Train, score, write."""
     args = arguments()
     made, suite = Made.now(), read_suite("mecam-local", args.data)
-    plan = ExitPlan(epochs=args.epochs, batch=args.batch, balanced=True, precision=args.precision)
+    plan = ExitPlan(epochs=args.epochs, batch=args.batch, balanced=True, precision=args.precision, augment=args.augment)
     folder = args.folder or root() / "benchmarks" / f"mecam_{args.depth}"
     asked = args.sets.split(",") if args.sets else list(suite.own)
     results, networks, kinds = Results(), list[dict[str, Any]](), {}
@@ -83,6 +83,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=24)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--precision", default="bfloat16", choices=("float32", "bfloat16"))
+    parser.add_argument("--augment", default="light", choices=("light", "strong"))
     parser.add_argument("--folder", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=HERE / "results")
     return parser.parse_args()

@@ -27,15 +27,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=1500)
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--skip-training", action="store_true")
+    parser.add_argument("--precisions", default="bfloat16,float32", help="of the training; empty to leave it out")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args()
     made = Made.now()
     costs = [scoring(depth, size) for depth, size in ((18, 96), (18, 224), (50, 96))]
     write_csv(args.out / "mecam_cost.csv", costs)
     body = ["## Scoring", "", *markdown(costs)]
-    if not args.skip_training:
-        times = [training(precision, args.images, args.epochs) for precision in ("bfloat16", "float32")]
+    if args.precisions:
+        times = [training(precision, args.images, args.epochs) for precision in args.precisions.split(",")]
         write_csv(args.out / "mecam_training.csv", times)
         body += ["", "## Training, ResNet-18", "", *markdown(times)]
     write_markdown(args.out / "mecam_cost.md", "What MECAM costs", body, made)

@@ -233,9 +233,13 @@ def mecam() -> list[Goal]:
     costs = [float(r["ratio"]) for r in read_csv(RESULTS / "mecam_cost.csv")]
     what, price = "MECAM, far mean of networks with three classes or more", "MECAM's passes : plain pass, ResNet-18 and 50"
     first = Goal(what, ">= 0.95", f"{sum(far) / len(far):.3f}", sum(far) / len(far) >= 0.95) if far else missing(what, ">= 0.95")
-    if not costs:
-        return [first, missing(price, "<= 2.2")]
-    return [first, Goal(price, "<= 2.2", ", ".join(f"{cost:.2f}" for cost in costs), max(costs) <= 2.2)]
+    second = Goal(price, "<= 2.2", ", ".join(f"{cost:.2f}" for cost in costs), max(costs) <= 2.2) if costs else missing(price, "<= 2.2")
+    fast, minutes = read_csv(RESULTS / "mecam_training.csv"), "training of a ResNet-18 with exits, 1,500 images of 96 pixels, minutes"
+    if not fast:
+        return [first, second, missing(minutes, "< 10")]
+    best = min(fast, key=lambda r: float(r["minutes"]))
+    taken = f"{float(best['minutes']):.1f} ({best['epochs']} epochs, {best['precision']}, {best['threads']} cores)"
+    return [first, second, Goal(minutes, "< 10", taken, float(best["minutes"]) < 10)]
 
 
 def made(name: str) -> list[str]:

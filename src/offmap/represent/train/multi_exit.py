@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from offmap.represent.device import resolve_device
 from offmap.represent.layers import normalise
 from offmap.represent.multi_exit import Exits, WithExits
 from offmap.represent.nets.multi_exit import STAGES, MultiExitResNet
+from offmap.represent.train.augment import Augment, augmented
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class ExitPlan:
         held_out: share of each class that chooses the checkpoint. The paper's code chooses on the test images.
         precision: of forward and backward passes; ``bfloat16`` halves the time on processors and cards that have it in hardware
             and is slow on others. Weights and their steps are in float32 in any case.
+        augment: ``light`` (shifts and flips) or ``strong`` (also turns, scale, shear, tone and a cut-out square, as in the paper).
     """
 
     epochs: int = 20
@@ -47,10 +49,13 @@ class ExitPlan:
     balanced: bool = False
     held_out: float = 0.15
     precision: Literal["float32", "bfloat16"] = "float32"
+    augment: Augment = "light"
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 2 or not 0 < self.held_out <= 0.5:
             raise ConfigError(f"epochs = {self.epochs} (1 or more), batch = {self.batch} (2 or more), held_out = {self.held_out} (to 0.5)")
+        if self.augment not in get_args(Augment):
+            raise ConfigError(f"augment = {self.augment!r} must be one of {', '.join(get_args(Augment))}")
         if not 0 <= self.last_rate <= self.rate or not 0 <= self.momentum < 1 or self.weight_decay < 0 or min(self.exits) < 0:
             raise ConfigError("0 <= last_rate <= rate, momentum in [0, 1), weight_decay and the exits' weights not negative expected")
 
@@ -91,7 +96,7 @@ def train_multi_exit(
     watch: Callable[[int, MultiExitResNet], None] | None = None,
     held_out: Int64[Tensor, " m"] | None = None,
 ) -> TrainedExits:
-    """Train on images in memory, with ``loss = sum_e w_e CE(logits_e, y)`` and random shifts and flips.
+    """Train on images in memory, with ``loss = sum_e w_e CE(logits_e, y)`` on images changed at random.
 
     Args:
         images: prepared, in [0, 1].
@@ -184,7 +189,7 @@ def _epoch(
             group["lr"] = plan.rate_at((epoch * len(batches) + i) / (plan.epochs * len(batches)))
         optimiser.zero_grad()
         place = next(net.parameters()).device
-        seen, targets = _seen(moved(images[rows], rng).to(place), spec), labels[rows].to(place)
+        seen, targets = _seen(augmented(images[rows], plan.augment, rng).to(place), spec), labels[rows].to(place)
         with torch.autocast(place.type, torch.bfloat16, enabled=plan.precision == "bfloat16"):
             loss = exit_loss(net.logits(seen), targets, plan.exits)
         loss.backward()
@@ -198,18 +203,6 @@ def _order(labels: Int64[Tensor, " n"], train: Int64[Tensor, " t"], balanced: bo
         return train[torch.randperm(len(train), generator=rng)]
     chances = 1.0 / labels[train].bincount()[labels[train]]
     return train[torch.multinomial(chances, len(train), replacement=True, generator=rng)]
-
-
-def moved(images: Float[Tensor, "n c h w"], rng: torch.Generator) -> Float[Tensor, "n c h w"]:
-    """Each image flipped at random along both axes, and shifted by up to an eighth of its side, mirrored at the border."""
-    height, width = images.shape[2:]
-    draws = torch.rand(len(images), 4, generator=rng)
-    flips = torch.where(draws[:, :2] < 0.5, -1.0, 1.0)
-    shift = 0.5 * (draws[:, 2:] - 0.5)
-    theta = torch.zeros(len(images), 2, 3)
-    theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = flips[:, 0], flips[:, 1], shift
-    grid = functional.affine_grid(theta.to(images.device), [len(images), images.shape[1], height, width], align_corners=False)
-    return functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
 
 def _seen(images: Float[Tensor, "n c h w"], spec: Input) -> Float[Tensor, "n d h w"]:

@@ -37,6 +37,7 @@ class MultiExit(ExitPlan, Trainer):
         balanced: draw images so that classes come equally often.
         precision: of the passes while training, ``float32`` or ``bfloat16``, which halves the time on processors and cards that have it
             in hardware and is slow on others.
+        augment: ``light`` (shifts and flips) or ``strong`` (also turns, scale, shear, tone and a cut-out square, as in the paper).
     """
 
     depth: int = 18
