@@ -191,17 +191,23 @@ class DenseAutoencoder(_Dense):
 
 class VAE(_Dense):
     """A Gaussian posterior ``q(z|x) = N(mean, diag(exp(log_variance)))`` of a code with the prior N(0, 1), and a Gaussian decoder
-    ``p(x|z) = N(decode(z), deviation^2)`` with one learnt deviation for all pixels (Kingma and Welling, ICLR 2014, 1312.6114).
+    ``p(x|z) = N(decode(z), deviation^2)`` with one deviation for all pixels (Kingma and Welling, ICLR 2014, 1312.6114).
     """
 
     def __init__(self, shape: AutoencoderShape) -> None:
         super().__init__(shape, heads=2, outputs=shape.channels)
-        self.log_deviation = nn.Parameter(torch.tensor(math.log(0.1)))
+        self.log_deviation: Tensor
+        self.register_buffer("log_deviation", torch.tensor(math.log(0.1)))
 
     @property
     def deviation(self) -> Float[Tensor, ""]:
         """Of a pixel in [0, 1] about what is decoded; at least a quarter of a grey level of 8 bits, at most 1."""
-        return self.log_deviation.clamp(math.log(0.25 / 255), 0.0).exp()
+        return self.log_deviation.exp()
+
+    def follow(self, error: Float[Tensor, ""], *, share: float = 0.05) -> None:
+        """Move the deviation towards the one under which images with that mean squared error are most probable."""
+        with torch.no_grad():
+            self.log_deviation.lerp_(0.5 * error.log().clamp(2 * math.log(0.25 / 255), 0.0).to(self.log_deviation), share)
 
     def encode(self, x: Float[Tensor, "n c *s"]) -> tuple[Float[Tensor, "n l"], Float[Tensor, "n l"]]:
         """Mean and logarithm of the variance of the posterior.
