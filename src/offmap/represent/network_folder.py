@@ -41,9 +41,11 @@ def read_network(folder: Path, what: str) -> tuple[dict[str, Any], dict[str, Ten
     from safetensors.torch import load_file
 
     try:
-        config = json.loads((folder / "config.json").read_text())
-        return config, load_file(folder / "model.safetensors")
+        config, state = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
     except FileNotFoundError as error:
         raise NotAvailableError(f"{folder} must hold config.json and model.safetensors of a trained {what}") from error
     except (SafetensorError, ValueError) as error:
         raise ConfigError(f"{folder} holds no readable {what}: {error}") from error
+    if not isinstance(config, dict):
+        raise ConfigError(f"{folder} holds no readable {what}: config.json must be a table")
+    return config, state

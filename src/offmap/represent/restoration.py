@@ -73,12 +73,12 @@ def _ssim(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return one.mean(dim=1, keepdim=True), other.mean(dim=1, keepdim=True)
 
 
-def perceptual_errors(encoder: BuiltinEncoder, x: Float[Tensor, "n c h w"], y: Float[Tensor, "n c h w"]) -> Float[Tensor, "n layers"]:
+def perceptual_errors(encoder: BuiltinEncoder, x: Float[Tensor, "n c *s"], y: Float[Tensor, "n c *s"]) -> Float[Tensor, "n layers"]:
     """``|f(x) - f(y)|`` of the channels at each position of a layer's map, mean over positions, one number a layer."""
     return torch.stack([found.flatten(1).mean(dim=1) for found in _distances(encoder, x, y)], dim=1)
 
 
-def perceptual_maps(encoder: BuiltinEncoder, x: Float[Tensor, "n c h w"], y: Float[Tensor, "n c h w"]) -> Float[Tensor, "n layers h w"]:
+def perceptual_maps(encoder: BuiltinEncoder, x: Float[Tensor, "n c *s"], y: Float[Tensor, "n c *s"]) -> Float[Tensor, "n layers *s"]:
     """The same at each position, brought to the images' size."""
     size = tuple(x.shape[2:])
     maps = [functional.interpolate(found[:, None], size, mode="bilinear", align_corners=False) for found in _distances(encoder, x, y)]
@@ -93,7 +93,7 @@ def _distances(encoder: BuiltinEncoder, x: Tensor, y: Tensor) -> Sequence[Float[
     return [torch.linalg.vector_norm(one[f"feature_map.{k}"] - other[f"feature_map.{k}"], dim=1) for k in encoder.layers]
 
 
-def _enlarged(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c i j"]:
+def _enlarged(images: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c i j"]:
     factor = SMALLEST / min(images.shape[2:])
     if factor <= 1:
         return images
