@@ -9,7 +9,7 @@ from torch import Tensor
 
 from offmap.core.errors import BundleError, ConfigError, NotAvailableError, SignalError
 from offmap.represent.autoencoder import AutoencoderEncoder
-from offmap.represent.nets.autoencoder import DAE, VAE, AutoencoderShape, Kind, autoencoder
+from offmap.represent.nets.autoencoder import VAE, AutoencoderShape, Kind, autoencoder
 from offmap.represent.open import open_encoder, rebuild
 from offmap.score.complexity import Complexity
 from offmap.score.elbo import ELBO
@@ -128,13 +128,6 @@ def test_a_vae_is_what_its_parts_say() -> None:
     assert float(net.deviation) == pytest.approx(0.2)
     net.follow(torch.tensor(0.0), share=1.0)
     assert float(net.deviation) == pytest.approx(0.25 / 255)
-
-
-def test_a_dae_adds_to_what_it_sees() -> None:
-    net, x = encoder("dae").model, pictures()
-    assert isinstance(net, DAE)
-    with torch.no_grad():
-        torch.testing.assert_close(net(x).images, x + 0.5 * net.net(2 * x - 1))
 
 
 def test_it_is_the_same_after_saving_and_opening_and_again_from_a_gate(tmp_path: Path) -> None:

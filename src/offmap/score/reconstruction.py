@@ -53,6 +53,10 @@ class Reconstruction(Localiser):
         return frozenset({f"reconstruction.{self.measure}"})
 
     @property
+    def fit_uses(self) -> frozenset[str]:
+        return self.map_needs
+
+    @property
     def map_needs(self) -> frozenset[str]:
         return frozenset({f"reconstruction.{self.measure}.map"})
 

@@ -239,9 +239,9 @@ class DAE(Autoencoder):
         self.net: Any = _unet(shape)
 
     def forward(self, x: Float[Tensor, "n c *s"]) -> Restored:
-        """As ``Autoencoder.forward``; the network's output is added to what it sees."""
-        noise = self.net(self.seen(x)).float()[(..., *(slice(0, n) for n in x.shape[2:]))]
-        return Restored(x + 0.5 * noise)
+        """As ``Autoencoder.forward``."""
+        clean = self.net(self.seen(x)).float()[(..., *(slice(0, n) for n in x.shape[2:]))]
+        return Restored(0.5 + 0.5 * clean)
 
 
 class VQVAE(Autoencoder):
