@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from offmap.core.errors import ConfigError
 from offmap.represent.train import checkpoint
 from offmap.represent.train.checkpoint import under
+from offmap.represent.train.randomness import generator_of
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -192,7 +193,7 @@ class JudgedRun(ABC, Generic[N]):
 
     def generator(self, step: int) -> torch.Generator:
         """Randomness of one step; it depends on nothing that came before."""
-        return torch.Generator().manual_seed((self.seed << 32) + step)
+        return generator_of(self.seed, step)
 
     def step(self, state: State[N]) -> float:
         """One optimiser step; its loss, NaN where no step could be made."""
