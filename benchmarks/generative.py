@@ -1,6 +1,7 @@
-"""What detectors of a diffusion model find on near and far sets, and what each costs; trains the model first.
+"""What detectors of a generative model find on near and far sets, and what each costs; trains the model first.
 
     python benchmarks/generative.py --sets brain_no_tumour --size 32 --steps 4000
+    python benchmarks/generative.py --family vae --size 64 --minutes 5
     python benchmarks/generative.py --sets brain_no_tumour,kermany_normal,isic2017,busi_normal_benign,lung_normal
 
 Suite near-far v1 with its divisions, first seed by default; images prepared as by the recipe `standard`, grey, at the model's size. The
@@ -31,11 +32,29 @@ from offmap.core.types import Signals, Source
 from offmap.datasets import local
 from offmap.pipeline import recipe as recipes
 from offmap.pipeline.stream import Stream
+from offmap.represent.autoencoder import AutoencoderEncoder
 from offmap.represent.diffusion import DiffusionEncoder
 from offmap.represent.layers import normalise
 from offmap.represent.train.diffusion import DiffusionPlan, TrainedDiffusion, train_diffusion
+from offmap.represent.train.objectives import AutoencoderPlan, DAEPlan, ReconstructionPlan, VAEPlan, VQVAEPlan
+from offmap.represent.train.reconstruction import TrainedAutoencoder, train_reconstruction
+from offmap.score.reconstruction import Reconstruction
 
 FORM_SEED = 0
+
+Plan = DiffusionPlan | ReconstructionPlan
+
+FAMILIES: Mapping[str, Plan] = {
+    "autoencoder": AutoencoderPlan(),
+    "autoencoder_u": AutoencoderPlan(uncertainty=True),
+    "dae": DAEPlan(),
+    "diffusion": DiffusionPlan(),
+    "vae": VAEPlan(),
+    "vq_vae": VQVAEPlan(),
+}
+"""Plans by the name of their family."""
+
+MEASURES = ("l1", "l2", "ssim", "ssim_contrast", "perceptual", "normalised")
 
 
 class Grey(Encoder):
@@ -75,7 +94,16 @@ class Scored:
     ms: float
 
 
-def score(detector: Detector, encoder: DiffusionEncoder, held_out: Tensor, test: Tensor, others: Mapping[str, Tensor]) -> Scored:
+def train(fit: Tensor, plan: Plan, out: Path | None, seed: int) -> tuple[TrainedDiffusion | TrainedAutoencoder, Encoder]:
+    """A model of the fit part, or the one in the folder."""
+    if isinstance(plan, DiffusionPlan):
+        found = train_diffusion(fit, plan, seed=seed, out=out, resume=True)
+        return found, DiffusionEncoder(found.net, plan.size)
+    restored = train_reconstruction(fit, plan, seed=seed, out=out, resume=True)
+    return restored, AutoencoderEncoder(restored.net)
+
+
+def score(detector: Detector, encoder: Encoder, held_out: Tensor, test: Tensor, others: Mapping[str, Tensor]) -> Scored:
     """Fit on the held-out part, and score."""
     signals = encoder.encode(held_out, detector.needs)
     fitted = detector.fit([signals], held_out=[signals])
@@ -85,23 +113,25 @@ def score(detector: Detector, encoder: DiffusionEncoder, held_out: Tensor, test:
     return Scored(own, {name: fitted.score(encoder.encode(x, detector.needs)).double().numpy() for name, x in others.items()}, ms)
 
 
-def detectors(encoder: DiffusionEncoder, asked: str) -> dict[str, Detector]:
-    """Those that read nothing but a diffusion model, or those that were asked for."""
-    found = {name: cls() for name, cls in registry.load_all("score", Detector).items()}
+def detectors(encoder: Encoder, asked: str) -> dict[str, Detector]:
+    """Those that read nothing but the model, or those that were asked for; reconstruction with each of its measures."""
+    found: dict[str, Detector] = {}
+    for name, cls in registry.load_all("score", Detector).items():
+        found |= {f"{name} {m}": cls.from_params({"measure": m}) for m in MEASURES} if cls is Reconstruction else {name: cls()}
     gives = encoder.provides - {"image"}
-    return {n: d for n, d in found.items() if (not asked or n in asked.split(",")) and not missing(d.needs | d.fit_needs, gives)}
+    return {n: d for n, d in found.items() if (not asked or d.method() in asked.split(",")) and not missing(d.needs | d.fit_needs, gives)}
 
 
-def run(suite: Suite, own: str, seed: int, plan: DiffusionPlan, args: argparse.Namespace) -> list[dict[str, object]]:
+def run(suite: Suite, own: str, seed: int, plan: Plan, args: argparse.Namespace) -> list[dict[str, object]]:
     """Rows of one in-distribution set and seed, one for each detector and other set."""
     division = suite.divide(suite.items(own), seed)
-    formed, native = (read(suite.files(own), plan.size, form_seed=form) for form in (FORM_SEED, None))
-    others = {name: read(suite.files(name)[: args.most], plan.size, form_seed=None) for name in suite.others(own)}
+    formed, native = (read(suite.files(own), args.size, form_seed=form) for form in (FORM_SEED, None))
+    others = {name: read(suite.files(name)[: args.most], args.size, form_seed=None) for name in suite.others(own)}
     fit, held_out, test = formed[division.fit], formed[division.held_out], native[division.test]
     start = time.perf_counter()
-    trained = train_diffusion(fit, plan, seed=seed, out=args.checkpoints and args.checkpoints / f"{own}-{seed}", resume=True)
+    folder = args.checkpoints and args.checkpoints / f"{own}-{args.family}-{seed}"
+    trained, encoder = train(fit, plan, folder, seed)
     describe(own, seed, len(fit), trained, time.perf_counter() - start)
-    encoder = DiffusionEncoder(trained.net, plan.size)
     rows: list[dict[str, object]] = []
     for name, detector in detectors(encoder, args.methods).items():
         found = score(detector, encoder, held_out, test, others)
@@ -113,11 +143,11 @@ def run(suite: Suite, own: str, seed: int, plan: DiffusionPlan, args: argparse.N
                 | {"trained_images": len(fit), "steps": trained.steps, "kept": trained.kept, "drawn_auroc": trained.area}
                 | {"train_images_per_s": trained.rate}
             )
-        print(f"  {name:14s} {found.ms:8.2f} ms  near {mean(rows, name, 'near'):.3f}  far {mean(rows, name, 'far'):.3f}", flush=True)
+        print(f"  {name:28s} {found.ms:8.2f} ms  near {mean(rows, name, 'near'):.3f}  far {mean(rows, name, 'far'):.3f}", flush=True)
     return rows
 
 
-def describe(own: str, seed: int, images: int, trained: TrainedDiffusion, seconds: float) -> None:
+def describe(own: str, seed: int, images: int, trained: TrainedDiffusion | TrainedAutoencoder, seconds: float) -> None:
     """One line about the training."""
     print(
         f"{own}, seed {seed}: {images} images, {trained.steps} steps in {seconds:.0f} s, {trained.rate:.0f} images/s, "
@@ -168,12 +198,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suite", type=Path, default=None, help="suite file; default near-far-v1.toml of the local data")
     parser.add_argument("--sets", default="brain_no_tumour", help="in-distribution sets, separated by commas")
+    parser.add_argument("--family", default="diffusion", choices=sorted(FAMILIES))
     parser.add_argument("--methods", default="", help="detectors, separated by commas; default all")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--most", type=int, default=200, help="images of each other set, the first in sorted order")
     parser.add_argument("--size", type=int, default=32)
-    parser.add_argument("--widths", default="32,64,64", help="channels of each level of the network")
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--widths", default="", help="channels of each level of the network; the family's own when empty")
+    parser.add_argument("--steps", type=int, default=None, help="optimiser steps; 4000 where no minutes are given")
+    parser.add_argument("--minutes", type=float, default=None, help="wall-clock time of the training")
     parser.add_argument("--precision", default="bfloat16")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--checkpoints", type=Path, default=None, help="folder in which training goes on where it was")
@@ -181,13 +213,17 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     suite = read_suite(args.suite or (local.find() or Path()) / "near-far-v1.toml")
-    widths = tuple(map(int, args.widths.split(",")))
-    plan = replace(DiffusionPlan(), size=args.size, widths=widths, steps=args.steps, precision=args.precision)
+    plan = FAMILIES[args.family]
+    widths = tuple(map(int, args.widths.split(","))) if args.widths else plan.widths
+    steps = args.steps or (None if args.minutes else 4000)
+    plan = replace(plan, widths=widths, steps=steps, minutes=args.minutes, precision=args.precision)
+    plan = replace(plan, size=args.size) if isinstance(plan, DiffusionPlan) else plan
     made = Made.now()
     rows = [row for own in args.sets.split(",") for seed in suite.seeds[: args.seeds] for row in run(suite, own, seed, plan, args)]
-    write_csv(args.out / "generative.csv", rows)
+    name = "generative" if args.family == "diffusion" else f"generative-{args.family}"
+    write_csv(args.out / f"{name}.csv", rows)
     body = [*markdown(summary(rows)), "", *markdown(trainings(rows))]
-    write_markdown(args.out / "generative.md", f"Detectors of a diffusion model, near-far v1, {args.size} px", body, made)
+    write_markdown(args.out / f"{name}.md", f"Detectors of a model of the family {args.family}, near-far v1, {args.size} px", body, made)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,13 @@ from offmap.represent.multi_exit import PREFIX, Exits, WithExits
 from offmap.represent.text import WithText, with_text
 from offmap.represent.trained import PREFIX as TRAIN
 from offmap.represent.trained import TrainedEncoder, named
+
+if TYPE_CHECKING:
+    from offmap.represent.autoencoder import AutoencoderEncoder
+    from offmap.represent.diffusion import DiffusionEncoder
+
+MODELS = ("autoencoder", "diffusion")
+"""Kinds of networks of images as a folder: ``<kind>:DIR``."""
 
 Given = str | nn.Module | Encoder | Sequence[str | nn.Module]
 """An encoder by name, a classifier as a Python object, an encoder that is open, or a list of classifiers: an ensemble."""
@@ -37,9 +44,9 @@ def open_encoder(
     """Open an encoder.
 
     Args:
-        spec: ``builtin``, ``builtin:DIR`` (of `offmap train-encoder`), ``hub:NAME_OR_DIR``, ``classifier:FILE``, ``diffusion:DIR`` (of
-            ``DiffusionEncoder.save``), a module, a list of classifiers (an ensemble), or an encoder that is open already, such as one
-            with exits, which is moved to the device and takes no further choices.
+        spec: ``builtin``, ``builtin:DIR`` (of `offmap train-encoder`), ``hub:NAME_OR_DIR``, ``classifier:FILE``, ``diffusion:DIR`` or
+            ``autoencoder:DIR`` (of ``save`` of their encoders), a module, a list of classifiers (an ensemble), or an encoder that is
+            open already, such as one with exits, which is moved to the device and takes no further choices.
         layers: those to give; the encoder's default ones when empty; of an ensemble, the first member's.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         trust_classifier: lets a program file run.
@@ -78,17 +85,25 @@ def _opened(spec: Given, layers: Sequence[str], device: str, trust_classifier: b
         from offmap.represent.hub import HubEncoder
 
         return HubEncoder.open(rest, layers=layers, spec=input, device=place)
-    if kind == "diffusion" and rest:
-        from offmap.represent.diffusion import DiffusionEncoder
-
+    if kind in MODELS and rest:
         if layers or input is not None:
-            raise ConfigError(f"{spec} is a diffusion model, which has no layers to choose and the size it was trained at")
-        return DiffusionEncoder.from_folder(Path(rest), device=place)
+            raise ConfigError(f"{spec} is a model of images ({kind}), which has no layers to choose and the size it was trained at")
+        return _model(kind).from_folder(Path(rest), device=place)
     if spec.startswith(TRAIN) and rest:
         raise ConfigError(
             f"encoder {named(rest).method()!r} is trained while a gate is fitted (`offmap fit`); name a network that is there"
         )
-    raise ConfigError(f"encoder {spec!r} is unknown; use builtin, hub:NAME_OR_DIR, classifier:FILE or diffusion:DIR")
+    raise ConfigError(f"encoder {spec!r} is unknown; use builtin, hub:NAME_OR_DIR, classifier:FILE, autoencoder:DIR or diffusion:DIR")
+
+
+def _model(kind: str) -> "type[AutoencoderEncoder] | type[DiffusionEncoder]":
+    if kind == "diffusion":
+        from offmap.represent.diffusion import DiffusionEncoder
+
+        return DiffusionEncoder
+    from offmap.represent.autoencoder import AutoencoderEncoder
+
+    return AutoencoderEncoder
 
 
 def _builtin(folder: str, layers: Sequence[str], spec: Input | None, device: torch.device) -> BuiltinEncoder:
@@ -160,8 +175,10 @@ def rebuild(
         return _own(config, state, given, device)
     if kind == "ensemble":
         return _members(config, given, trust_classifier, device)
-    if kind not in ("builtin", "hub", "classifier", "diffusion", "klip"):
-        raise BundleError(f"the gate's encoder is of kind {kind!r}; builtin, hub, classifier, diffusion, klip or ensemble expected")
+    if kind not in ("builtin", "hub", "classifier", "klip", *MODELS):
+        raise BundleError(
+            f"the gate's encoder is of kind {kind!r}; builtin, hub, classifier, {', '.join(MODELS)}, klip or ensemble expected"
+        )
     if given is None and (state is None or kind == "classifier"):
         raise BundleError(
             f"the gate holds no weights of its encoder {config.get('name')} (SHA-256 {config.get('sha256')}): give it again with "
@@ -215,7 +232,7 @@ def _given(config: Mapping[str, Any], given: Given, trust: bool, device: str) ->
         raise BundleError(f"encoder {kind} was given, the gate was fitted on {config.get('name')}")
     if kind == "builtin":
         return _builtin_given(str(given), config, device)
-    if kind == "diffusion":
+    if kind in MODELS:
         return open_encoder(given, device=device)
     if isinstance(given, nn.Module):
         return _module_again(config, given, device)
@@ -254,10 +271,8 @@ def _kept(config: Mapping[str, Any], state: Mapping[str, Tensor], device: str) -
     try:
         if config["kind"] == "builtin":
             return BuiltinEncoder.from_bundle(config, state, device=place)
-        if config["kind"] == "diffusion":
-            from offmap.represent.diffusion import DiffusionEncoder
-
-            return DiffusionEncoder.rebuilt(config, state, name=config["name"], device=place)
+        if config["kind"] in MODELS:
+            return _model(config["kind"]).rebuilt(config, state, name=config["name"], device=place)
         from offmap.represent.hub import HubEncoder
 
         return HubEncoder.from_bundle(config, state, device=place)

@@ -40,7 +40,9 @@ class FakeEncoder:
     ``ensemble.logits (N,5,3)``; ``mecam.features`` and ``mecam.masked_features (N,D)``, ``mecam.map (N,1,8,8)``; of a
     diffusion model ``msma.norms (N,10)``, ``diffpath.moments (N,6)``, ``scoped.ratios (N,2)``, ``multi_noise.errors (N,5)``,
     ``eigenscore.values`` and ``gepc.errors (N,3)``, ``lmd.errors`` and ``input_gradient.norm (N,)``, ``gepc.map`` and
-    ``lmd.map (N,1,8,8)``; ``klip.map`` and ``klip.relative.map (N,20,8,8)``, ``klip.foreground (N,8,8)``.
+    ``lmd.map (N,1,8,8)``; of an autoencoder ``reconstruction.<measure> (N,)`` with maps ``(N,1,8,8)``, three layers for the measure
+    ``perceptual``, ``latent.code (N,6)``, ``elbo.parts (N,3)``, ``complexity.bits (N,)``; ``klip.map`` and
+    ``klip.relative.map (N,20,8,8)``, ``klip.foreground (N,8,8)``.
 
     Args:
         width: D of every layer.
@@ -72,6 +74,7 @@ class FakeEncoder:
         out["image"] = (0.5 + 0.05 * noise + (0.3 if ood else 0.0)).clamp(0, 1)
         out |= _further(out, ood=ood, generator=generator)
         out |= _denoised(count, ood=ood, generator=generator)
+        out |= _restored(count, ood=ood, generator=generator)
         out |= self._beside(out, labels, spread, ood=ood, generator=generator)
         return {**{name: value.to(self.dtype) for name, value in out.items()}, "label": labels}
 
@@ -187,4 +190,22 @@ def _denoised(count: int, *, ood: bool, generator: torch.Generator) -> dict[str,
         out[name] = 0.2 + 0.05 * torch.rand(count, 1, 8, 8, dtype=torch.float64, generator=generator)
         if ood:
             out[name][:, :, :4, :4] += 0.5
+    return out
+
+
+def _restored(count: int, *, ood: bool, generator: torch.Generator) -> dict[str, Tensor]:
+    """Signals of an autoencoder, which restores odd images worse, mostly in one corner, and finds them less probable than complex."""
+    out: dict[str, Tensor] = {}
+    for measure in ("l1", "l2", "ssim", "ssim_contrast", "normalised", "perceptual"):
+        maps = 0.1 + 0.02 * torch.rand(count, 3 if measure == "perceptual" else 1, 8, 8, dtype=torch.float64, generator=generator)
+        if ood:
+            maps[:, :, :4, :4] += 0.3
+        out[f"reconstruction.{measure}.map"] = maps
+        means = maps.flatten(2).mean(dim=2)
+        out[f"reconstruction.{measure}"] = means if measure == "perceptual" else means[:, 0]
+    out["latent.code"] = torch.randn(count, 6, dtype=torch.float64, generator=generator) + (4.0 if ood else 0.0)
+    drawn = torch.randn(count, 3, dtype=torch.float64, generator=generator)
+    likely = (-300.0 if ood else -200.0) + 5.0 * drawn[:, 0]
+    out["elbo.parts"] = torch.stack([likely, 12.0 + drawn[:, 1], torch.full_like(likely, 64.0)], dim=1)
+    out["complexity.bits"] = 280.0 + 5.0 * drawn[:, 2]
     return out

@@ -96,7 +96,7 @@ class EDMDenoiser(nn.Module):
         self._check(x)
         level = sigma.view(-1, *[1] * (x.ndim - 1))
         total = level.square() + self.sigma_data**2
-        seen = self.net(_padded(x / total.sqrt(), self.shape.stride), (sigma.log() / 4).to(x.dtype))
+        seen = self.net(padded(x / total.sqrt(), self.shape.stride), (sigma.log() / 4).to(x.dtype))
         inside = seen[(..., *(slice(0, n) for n in x.shape[2:]))].to(x.dtype)
         mean: Tensor = self.sigma_data**2 / total * x + level * self.sigma_data / total.sqrt() * inside
         return mean
@@ -116,7 +116,8 @@ def loss_weight(sigma: Float[Tensor, " n"], sigma_data: float) -> Float[Tensor, 
     return (sigma.square() + sigma_data**2) / (sigma * sigma_data).square()
 
 
-def _padded(x: Tensor, stride: int) -> Tensor:
+def padded(x: Float[Tensor, "n c *s"], stride: int) -> Float[Tensor, "n c *t"]:
+    """Continued by its border at the end of each axis, up to a multiple of the stride."""
     more = [-n % stride for n in x.shape[2:]]
     if not any(more):
         return x

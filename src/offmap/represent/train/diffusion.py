@@ -23,6 +23,7 @@ from offmap.represent.nets.unet import EDMDenoiser, UNetShape, loss_weight
 from offmap.represent.train import checkpoint
 from offmap.represent.train.checkpoint import under
 from offmap.represent.train.planted import Trial
+from offmap.represent.train.randomness import generator_of
 
 LEAST, FEW = 16, 200
 """Training images below which a run is refused, and below which its result carries a note."""
@@ -255,7 +256,7 @@ class _Run:
 
     def _generator(self, step: int) -> torch.Generator:
         """Randomness of one step; it depends on nothing that came before, so that a resumed run draws the same."""
-        return torch.Generator().manual_seed((self.seed << 32) + step)
+        return generator_of(self.seed, step)
 
     def loss(self, net: EDMDenoiser, clean: Tensor, rng: torch.Generator) -> Tensor:
         """``mean lambda(sigma) (D(x + sigma n, sigma) - x)^2``, sigma log-normal."""

@@ -23,6 +23,7 @@ from offmap.represent.hub import HubEncoder, input_from
 from offmap.represent.layers import normalise
 from offmap.represent.nets.small import SmallNet
 from offmap.represent.train.pool import Pool, gather
+from offmap.represent.train.randomness import generator_of
 from offmap.represent.train.state import FILE, State
 from offmap.represent.train.student import export, with_norms
 from offmap.represent.train.targets import Heads, measure, teach
@@ -174,7 +175,7 @@ class _Run:
 
     def _generator(self, step: int) -> torch.Generator:
         """Randomness of one step; it depends on nothing that came before, so that a resumed run draws the same."""
-        return torch.Generator().manual_seed((self.seed << 32) + step)
+        return generator_of(self.seed, step)
 
     def _batch(self, step: int) -> Tensor:
         rng = self._generator(step)

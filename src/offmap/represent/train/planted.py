@@ -1,5 +1,6 @@
-"""A trial without labels: does the denoiser find anomalies that were drawn into images that it has not seen?"""
+"""A trial without labels: does the model find anomalies that were drawn into images that it has not seen?"""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,8 +53,15 @@ class Trial:
         """AUROC of the denoising error, ties by half."""
         with torch.no_grad():
             own, other = (self._errors(denoiser, images, device) for images in (self.normal, self.odd))
-        difference = other[:, None] - own[None]
-        return float((difference > 0).double().mean() + 0.5 * (difference == 0).double().mean())
+        return _area(own, other)
+
+    def area_of(self, score: Callable[[Float[Tensor, "m c *s"]], Float[Tensor, " m"]], device: torch.device) -> float:
+        """AUROC of a score of images in [-1, 1], higher = odder; ties by half."""
+        with torch.no_grad():
+            own, other = (
+                torch.cat([score((2 * part - 1).to(device)).cpu() for part in images.split(CHUNK)]) for images in (self.normal, self.odd)
+            )
+        return _area(own.double(), other.double())
 
     def _errors(self, denoiser: Denoiser, images: Tensor, device: torch.device) -> Float[Tensor, " n"]:
         """Mean over levels of ``|D(x + sigma n, sigma) - x|^2 / sigma^2``."""
@@ -63,6 +71,11 @@ class Trial:
             errors = [(denoiser(x + s * n, x.new_full((len(x),), s)).float() - x).square().flatten(1).mean(dim=1) / s**2 for s in LEVELS]
             parts.append(torch.stack(errors).mean(dim=0).cpu())
         return torch.cat(parts).double()
+
+
+def _area(own: Float[Tensor, " n"], other: Float[Tensor, " m"]) -> float:
+    difference = other[:, None] - own[None]
+    return float((difference > 0).double().mean() + 0.5 * (difference == 0).double().mean())
 
 
 def _planted(pixels: np.ndarray, other: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarray:
