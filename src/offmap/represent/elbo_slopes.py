@@ -136,8 +136,7 @@ def alignments(model: VAE, images: Images, usual: Mapping[str, Tensor]) -> Float
 
     def error(values: dict[str, Tensor], code: Tensor, image: Tensor) -> Tensor:
         found: Tensor = torch.func.functional_call(decoder, values, (code[None],))
-        squared: Tensor = (found[0] - image).square()
-        return squared.mean()
+        return (found[0] - image).square().mean()
 
     slopes = torch.func.vmap(torch.func.grad(error), in_dims=(None, 0, 0))
     parts = []
@@ -150,7 +149,8 @@ def alignments(model: VAE, images: Images, usual: Mapping[str, Tensor]) -> Float
 
 def _cosine(each: Float[Tensor, "n *w"], usual: Float[Tensor, "*w"]) -> Float64[Tensor, " n"]:
     rows, one = each.double().flatten(1), usual.double().flatten()
-    return (rows @ one) / (rows.norm(dim=1) * one.norm()).clamp_min(1e-300)
+    cosine: Tensor = (rows @ one) / (rows.norm(dim=1) * one.norm()).clamp_min(1e-300)
+    return cosine
 
 
 def _bound(model: VAE, x: Images, mean: Tensor, log_variance: Tensor, noise: Float[Tensor, "n k l"]) -> Float64[Tensor, " n"]:

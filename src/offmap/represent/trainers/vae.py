@@ -31,7 +31,7 @@ class VAE(Beside, VAEPlan, ReconstructionTrainer):
 
     def __post_init__(self) -> None:
         Beside.__post_init__(self)
-        ReconstructionTrainer.__post_init__(self)
+        VAEPlan.__post_init__(self)
 
     def open(self, classes: int, state: Mapping[str, Tensor] | None, *, device: torch.device) -> Encoder:
         if state is None:
