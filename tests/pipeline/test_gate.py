@@ -244,6 +244,13 @@ def test_what_an_encoder_lacks_is_told_before_a_file_is_read(tmp_path: Path) -> 
         offmap.fit(tmp_path / "nowhere", recipe=str(recipe))
 
 
+def test_what_a_vae_was_not_trained_with_is_told_with_the_setting(tmp_path: Path) -> None:
+    recipe = tmp_path / "waic.toml"
+    recipe.write_text("[score.waic]\n")
+    with pytest.raises(ConfigError, match=r'needs elbo\.members.*"train:vae" with \[train\] members = 5'):
+        offmap.fit(tmp_path / "nowhere", recipe=str(recipe))
+
+
 def test_labels_from_a_table(discs: Path, tmp_path: Path) -> None:
     labels = tmp_path / "labels.csv"
     labels.write_text("path,label\n" + "".join(f"{discs / f'{i:03d}.png'},{'ab'[i % 2]}\n" for i in range(60)))
