@@ -25,7 +25,9 @@ class LikelihoodRatio(Detector):
     nothing is fitted, and there is no state.
 
     Fails where the structure of the in-distribution images is destroyed by the random pixels no more than that of odd ones: near
-    chance on pathology patches in one published comparison. The share of random pixels decides, and can only be chosen with odd images.
+    chance on pathology patches in one published comparison. Far images, of which neither model knows anything, may be turned round:
+    with a model of chest X-rays, brain MRI had an AUROC of 0.01 in a measurement of the project's own. The share of random pixels
+    decides, and can only be chosen with odd images.
 
     Args:
         samples: codes drawn from the posterior of each image, 0 for its mean alone.
