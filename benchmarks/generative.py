@@ -1,7 +1,7 @@
 """What detectors of a generative model find on near and far sets, and what each costs; trains the model first.
 
     python benchmarks/generative.py --sets brain_no_tumour --size 32 --steps 4000
-    python benchmarks/generative.py --family vae --size 64 --minutes 5
+    python benchmarks/generative.py --family vae --size 64 --minutes 5 --background
     python benchmarks/generative.py --sets brain_no_tumour,kermany_normal,isic2017,busi_normal_benign,lung_normal
 
 Suite near-far v1 with its divisions, first seed by default; images prepared as by the recipe `standard`, grey, at the model's size. The
@@ -33,22 +33,28 @@ from offmap.datasets import local
 from offmap.pipeline import recipe as recipes
 from offmap.pipeline.stream import Stream
 from offmap.represent.autoencoder import AutoencoderEncoder
+from offmap.represent.companions import WithCompanions
 from offmap.represent.diffusion import DiffusionEncoder
+from offmap.represent.gan import GANEncoder
 from offmap.represent.layers import normalise
+from offmap.represent.train.companions import Beside, train_beside
 from offmap.represent.train.diffusion import DiffusionPlan, TrainedDiffusion, train_diffusion
+from offmap.represent.train.gan import GANPlan, TrainedGAN, train_gan
 from offmap.represent.train.objectives import AutoencoderPlan, DAEPlan, ReconstructionPlan, VAEPlan, VQVAEPlan
 from offmap.represent.train.reconstruction import TrainedAutoencoder, train_reconstruction
 from offmap.score.reconstruction import Reconstruction
 
 FORM_SEED = 0
 
-Plan = DiffusionPlan | ReconstructionPlan
+Plan = DiffusionPlan | GANPlan | ReconstructionPlan
+Model = TrainedDiffusion | TrainedGAN | TrainedAutoencoder
 
 FAMILIES: Mapping[str, Plan] = {
     "autoencoder": AutoencoderPlan(),
     "autoencoder_u": AutoencoderPlan(uncertainty=True),
     "dae": DAEPlan(),
     "diffusion": DiffusionPlan(),
+    "gan": GANPlan(),
     "vae": VAEPlan(),
     "vq_vae": VQVAEPlan(),
 }
@@ -94,13 +100,19 @@ class Scored:
     ms: float
 
 
-def train(fit: Tensor, plan: Plan, out: Path | None, seed: int) -> tuple[TrainedDiffusion | TrainedAutoencoder, Encoder]:
-    """A model of the fit part, or the one in the folder."""
+def train(fit: Tensor, plan: Plan, beside: Beside, out: Path | None, seed: int) -> tuple[Model, Encoder]:
+    """A model of the fit part, or the one in the folder; with a VAE, what stands beside it."""
     if isinstance(plan, DiffusionPlan):
         found = train_diffusion(fit, plan, seed=seed, out=out, resume=True)
         return found, DiffusionEncoder(found.net, plan.size)
+    if isinstance(plan, GANPlan):
+        made = train_gan(fit, plan, seed=seed, out=out, resume=True)
+        return made, GANEncoder(made.model)
     restored = train_reconstruction(fit, plan, seed=seed, out=out, resume=True)
-    return restored, AutoencoderEncoder(restored.net)
+    if not isinstance(plan, VAEPlan):
+        return restored, AutoencoderEncoder(restored.net)
+    state = restored.net.state_dict() | train_beside(fit, plan, beside, seed=seed, out=out, resume=True)
+    return restored, WithCompanions.rebuilt({"net": restored.net.shape.to_json()}, state)
 
 
 def score(detector: Detector, encoder: Encoder, held_out: Tensor, test: Tensor, others: Mapping[str, Tensor]) -> Scored:
@@ -130,7 +142,7 @@ def run(suite: Suite, own: str, seed: int, plan: Plan, args: argparse.Namespace)
     fit, held_out, test = formed[division.fit], formed[division.held_out], native[division.test]
     start = time.perf_counter()
     folder = args.checkpoints and args.checkpoints / f"{own}-{args.family}-{seed}"
-    trained, encoder = train(fit, plan, folder, seed)
+    trained, encoder = train(fit, plan, Beside(args.background, args.corruption, args.members), folder, seed)
     describe(own, seed, len(fit), trained, time.perf_counter() - start)
     rows: list[dict[str, object]] = []
     for name, detector in detectors(encoder, args.methods).items():
@@ -147,7 +159,7 @@ def run(suite: Suite, own: str, seed: int, plan: Plan, args: argparse.Namespace)
     return rows
 
 
-def describe(own: str, seed: int, images: int, trained: TrainedDiffusion | TrainedAutoencoder, seconds: float) -> None:
+def describe(own: str, seed: int, images: int, trained: Model, seconds: float) -> None:
     """One line about the training."""
     print(
         f"{own}, seed {seed}: {images} images, {trained.steps} steps in {seconds:.0f} s, {trained.rate:.0f} images/s, "
@@ -186,6 +198,27 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
     return sorted(lines, key=lambda line: (str(line["id_set"]), -float(str(line["near"]))))
 
 
+def against(rows: Sequence[Mapping[str, Any]], method: str, baseline: str) -> list[dict[str, object]]:
+    """How far a method lies above a baseline: on the near mean of each in-distribution set, and on the pair where it does worst."""
+    lines: list[dict[str, object]] = []
+    for own in dict.fromkeys(row["id_set"] for row in rows):
+        part = [row for row in rows if row["id_set"] == own]
+        pairs: dict[str, float] = {}
+        for other in dict.fromkeys(row["other_set"] for row in part):
+            both = [[r["auroc"] for r in part if (r["method"], r["other_set"]) == (name, other)] for name in (method, baseline)]
+            if all(both):
+                pairs[other] = float(np.mean(both[0]) - np.mean(both[1]))
+        if pairs:
+            worst = min(pairs, key=lambda other: pairs[other])
+            near = mean(part, method, "near") - mean(part, baseline, "near")
+            below = sum(value < -0.01 for value in pairs.values())
+            lines.append(
+                {"id_set": own, f"{method} - {baseline}, near": near, "worst pair": f"{pairs[worst]:+.3f} ({worst})"}
+                | {"pairs below by more than 0.01": f"{below} of {len(pairs)}"}
+            )
+    return lines
+
+
 def trainings(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
     """One line for each model."""
     keys = ("id_set", "seed", "trained_images", "steps", "kept", "drawn_auroc", "train_images_per_s")
@@ -206,7 +239,12 @@ def main() -> None:
     parser.add_argument("--widths", default="", help="channels of each level of the network; the family's own when empty")
     parser.add_argument("--steps", type=int, default=None, help="optimiser steps; 4000 where no minutes are given")
     parser.add_argument("--minutes", type=float, default=None, help="wall-clock time of the training")
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--precision", default="bfloat16")
+    parser.add_argument("--background", action="store_true", help="train a background model beside a VAE")
+    parser.add_argument("--corruption", type=float, default=Beside().corruption, help="share of its pixels that are random")
+    parser.add_argument("--members", type=int, default=1, help="VAEs in all, for waic")
+    parser.add_argument("--gradients", action="store_true", help="keep the gradients of a VAE's decoder, for gradcon")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--checkpoints", type=Path, default=None, help="folder in which training goes on where it was")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
@@ -216,13 +254,16 @@ def main() -> None:
     plan = FAMILIES[args.family]
     widths = tuple(map(int, args.widths.split(","))) if args.widths else plan.widths
     steps = args.steps or (None if args.minutes else 4000)
-    plan = replace(plan, widths=widths, steps=steps, minutes=args.minutes, precision=args.precision)
-    plan = replace(plan, size=args.size) if isinstance(plan, DiffusionPlan) else plan
+    plan = replace(plan, widths=widths, steps=steps, minutes=args.minutes, precision=args.precision, batch=args.batch)
+    plan = replace(plan, gradients=args.gradients) if isinstance(plan, VAEPlan) else plan
+    plan = replace(plan, size=args.size) if isinstance(plan, DiffusionPlan | GANPlan) else plan
     made = Made.now()
     rows = [row for own in args.sets.split(",") for seed in suite.seeds[: args.seeds] for row in run(suite, own, seed, plan, args)]
     name = "generative" if args.family == "diffusion" else f"generative-{args.family}"
     write_csv(args.out / f"{name}.csv", rows)
     body = [*markdown(summary(rows)), "", *markdown(trainings(rows))]
+    fused = against(rows, "generative_fusion", "elbo")
+    body += ["", *markdown(fused)] if fused else []
     write_markdown(args.out / f"{name}.md", f"Detectors of a model of the family {args.family}, near-far v1, {args.size} px", body, made)
 
 

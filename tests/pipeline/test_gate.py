@@ -212,6 +212,22 @@ def test_several_parts_are_combined_and_shown_apart(discs: Path, tmp_path: Path)
     assert table.rows == gate.score(discs, jobs=0).rows
 
 
+def test_what_each_detector_of_a_fusion_contributes_is_shown(discs: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "fused.toml"
+    recipe.write_text(PLAIN + '[score.both]\nmethod = "fusion"\nmethods = ["knn", "mahalanobis"]\n')
+    gate = offmap.fit(discs, recipe=str(recipe), jobs=0)
+    gate.save(tmp_path / "gate")
+    strange = write(tmp_path / "strange", 3, stripes=True)
+    rows = offmap.load(tmp_path / "gate").score(strange, jobs=0).rows
+    assert rows == gate.score(strange, jobs=0).rows
+    assert [name for name in rows[0] if name.startswith("score.")] == ["score.both", "score.both.knn", "score.both.mahalanobis"]
+    assert min(row[f"score.both.{name}"] for row in rows for name in ("knn", "mahalanobis")) > 3
+    gate.explain(next(iter(tmp_path.glob("strange/*.png")))).save(tmp_path / "page")
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert "both.knn" in page
+    assert "both.mahalanobis" in page
+
+
 def test_a_large_set_is_split_and_promises_an_interval(tmp_path: Path) -> None:
     stack = np.random.default_rng(0).integers(0, 255, (1000, 16, 16), dtype=np.uint8)
     gate = offmap.fit(stack, axes="NHW", settings={"prepare.resize.size": "32", "score.standard.maps": "false"})
@@ -225,6 +241,13 @@ def test_what_an_encoder_lacks_is_told_before_a_file_is_read(tmp_path: Path) -> 
     recipe = tmp_path / "energy.toml"
     recipe.write_text("[score.energy]\n")
     with pytest.raises(ConfigError, match=r"energy needs logits; builtin gives .*--encoder classifier:FILE"):
+        offmap.fit(tmp_path / "nowhere", recipe=str(recipe))
+
+
+def test_what_a_vae_was_not_trained_with_is_told_with_the_setting(tmp_path: Path) -> None:
+    recipe = tmp_path / "waic.toml"
+    recipe.write_text("[score.waic]\n")
+    with pytest.raises(ConfigError, match=r'needs elbo\.members.*"train:vae" with \[train\] members = 5'):
         offmap.fit(tmp_path / "nowhere", recipe=str(recipe))
 
 

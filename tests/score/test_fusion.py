@@ -183,3 +183,13 @@ def test_what_is_wrong_is_named(params: dict[str, object], message: str) -> None
 def test_too_few_held_out_images_are_refused() -> None:
     with pytest.raises(SignalError, match="needs at least 4"):
         Fusion(methods=("mahalanobis", "knn")).fit([FIT], held_out=[{"features.last": HELD["features.last"][:3]}])
+
+
+def test_contributions_are_the_standardised_scores_whose_mean_is_standardised_again() -> None:
+    fitted = Fusion(methods=("mahalanobis", "knn"), settings=("knn.k=3",)).fit([FIT], held_out=[HELD])
+    found = fitted.contributions(TEST)
+    laws = [robust(column) for column in raw(HELD).T]
+    for column, (name, values), (centre, spread) in zip(raw(TEST).T, found.items(), laws, strict=True):
+        assert name in ("mahalanobis", "knn")
+        np.testing.assert_allclose(values.numpy(), (column - centre) / spread, rtol=1e-4, atol=1e-4)
+    assert KNN().fit([FIT]).contributions(TEST) == {}

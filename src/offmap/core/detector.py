@@ -58,6 +58,10 @@ class Detector(Component, ABC):
     def raw_score(self, state: State, signals: Signals) -> Float[Tensor, " n"]:
         """Scores of one checked batch; a row's score does not depend on the other rows."""
 
+    def contributions(self, state: State, signals: Signals) -> Mapping[str, Float[Tensor, " n"]]:
+        """What each part of a detector of several says, on a scale on which they compare; empty where there are no parts."""
+        return {}
+
     def fit(
         self, batches: Iterable[Signals], *, held_out: Iterable[Signals] | None = None, generator: torch.Generator | None = None
     ) -> "Fitted":
@@ -121,6 +125,16 @@ class Fitted:
             raise SignalError(f"{method} returned shape {tuple(scores.shape)} for {n} rows, ({n},) expected")
         _finite(scores, f"score of {method}", 0)
         return scores.to(torch.float32)
+
+    def contributions(self, signals: Signals) -> dict[str, Tensor]:
+        """What each part of a detector of several says of one batch, float32; empty where there are no parts.
+
+        Raises:
+            SignalError: as ``score``.
+        """
+        check(signals, self.detector.needs, self.detector.method())
+        with torch.no_grad():
+            return {name: values.to(torch.float32) for name, values in self.detector.contributions(self.state, signals).items()}
 
     def map(self, signals: Signals) -> Float[Tensor, "n *s"]:
         """Oddness per position, float32, higher = odder.

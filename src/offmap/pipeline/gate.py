@@ -117,7 +117,7 @@ class Gate:
         found_rows = follow(results(self, batches, maps=False), total=total, progress=progress, summary=Summary())
         rows = [r.row for r in found_rows]
         extra = Columns.of(rows)
-        return Table.from_rows(rows, columns=Columns(tuple(self.recipe.parts), extra.identifiers, extra.meta, answers))
+        return Table.from_rows(rows, columns=Columns(self.scorer.columns, extra.identifiers, extra.meta, answers))
 
     def score_to(
         self,

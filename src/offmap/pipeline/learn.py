@@ -124,6 +124,10 @@ def map_needs(detector: Detector) -> frozenset[str]:
     return detector.map_needs if isinstance(detector, Localiser) else frozenset()
 
 
+_BESIDE = {"elbo.background": "background = true", "elbo.members": "members = 5", "gradcon.alignment": "gradients = true"}
+"""Fields of the trainer of a VAE without which a signal is not there."""
+
+
 def _advice(lacking: Sequence[str], provides: Iterable[str]) -> str:
     bases = {base_of(x) for x in lacking}
     if "mc_dropout.logits" in bases and "logits" in provides:
@@ -137,6 +141,9 @@ def _advice(lacking: Sequence[str], provides: Iterable[str]) -> str:
         return " Logit methods need a head: give your classifier with --encoder classifier:FILE, or choose a feature method such as knn"
     if any(x.startswith("mecam.") for x in bases):
         return " Add exits to the network first: `offmap add-exits` makes a file, to be named in the recipe as [encoder] exits"
+    beside = [_BESIDE[x] for x in sorted(bases & set(_BESIDE))]
+    if beside:
+        return f' These come with a VAE of one\'s own: [encoder] spec = "train:vae" with [train] {", ".join(beside)}'
     if any(x in ("image_embedding", "text.embedding") for x in lacking):
         return ' Say in the recipe what an image might show: [encoder] text = ["a chest x-ray", ...] with an image and text model'
     return " `offmap methods` lists what each method needs"

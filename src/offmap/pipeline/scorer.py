@@ -12,6 +12,7 @@ from offmap.calibrate.conformal import Calibrated
 from offmap.calibrate.tail import FittedTail
 from offmap.core.detector import Fitted, Localiser
 from offmap.core.types import Signals
+from offmap.score.fusion import Fusion
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +24,8 @@ class Degree:
         p_value: conformal, in (0, 1].
         surprise_bits: ``-log2(p_value)``, at most ``log2(n + 1)``.
         bits_extrapolated: by the tail, without guarantee; NaN below the cap.
-        parts: raw score of each part, mean over folds.
+        parts: raw score of each part, mean over folds; after those of a fusion, ``<part>.<detector>``: what each of its detectors
+            contributes, standardised.
     """
 
     score: Tensor
@@ -57,6 +59,14 @@ class Ensemble:
         """Raw scores ``(N,)`` of each part of fold k."""
         return {name: states[k].score(signals).cpu() for name, states in self.parts.items()}
 
+    def contributions(self, signals: Signals) -> dict[str, Tensor]:
+        """What each detector of a fusion contributes, as ``<part>.<detector>``, mean over folds; empty without a fusion."""
+        out: dict[str, Tensor] = {}
+        for name, states in self.parts.items():
+            found = [fitted.contributions(signals) for fitted in states]
+            out |= {f"{name}.{key}": torch.stack([one[key] for one in found]).mean(dim=0).cpu() for key in found[0]}
+        return out
+
     def statistic(self, k: int, raw: Mapping[str, Tensor]) -> Tensor:
         """The number ``(N,)`` that is calibrated, float32."""
         return self.combined[k].score(raw).float() if self.combined else next(iter(raw.values()))
@@ -86,6 +96,7 @@ class Scorer:
         raw = [self.ensemble.raw(k, signals) for k in range(self.ensemble.folds)]
         statistic = torch.stack([self.ensemble.statistic(k, scores) for k, scores in enumerate(raw)])
         parts = {name: torch.stack([scores[name] for scores in raw]).mean(dim=0) for name in self.ensemble.parts}
+        parts |= self.ensemble.contributions(signals)
         score, p_value = self.ranks.score(statistic), self.ranks.p_value(statistic)
         extrapolated = self.tail.bits_extrapolated(score, at_cap=p_value <= 1 / (self.ranks.n + 1))
         return Degree(score, p_value, self.ranks.surprise(p_value), extrapolated, parts)
@@ -95,6 +106,12 @@ class Scorer:
         for fitted in self.maps.values():
             return np.asarray(fitted.map(signals).cpu().numpy())
         return None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of all parts of a degree: those of the recipe, and the detectors of fusions among them."""
+        fused = {name: states[0].detector for name, states in self.ensemble.parts.items()}
+        return (*fused, *(f"{name}.{key}" for name, d in fused.items() if isinstance(d, Fusion) for key in d.methods))
 
     @property
     def needs(self) -> frozenset[str]:

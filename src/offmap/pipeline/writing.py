@@ -45,7 +45,7 @@ def write(
         table = stack.enter_context(
             TableWriter(
                 out,
-                parts=list(gate.recipe.parts),
+                parts=gate.scorer.columns,
                 identifiers=IDENTIFIERS if identifiers else (),
                 meta=_columns(found),
                 answers=signal_of(gate.encoder) in stream.needs,

@@ -16,6 +16,7 @@ from offmap.core.errors import BundleError, ConfigError
 from offmap.core.signals import Scalar, base_of, settings_of
 from offmap.core.types import Signals
 from offmap.represent.digest import tensors_sha256
+from offmap.represent.elbo_slopes import GRADIENT, GRADIENT_MAP, REGRET, elbo_gradient_map, elbo_regret, input_gradient_norm
 from offmap.represent.encoder import BuiltinEncoder
 from offmap.represent.layers import joined, normalise
 from offmap.represent.likelihood import ELBO, compressed_bits, elbo_parts
@@ -78,10 +79,22 @@ def _code(now: Pass, settings: Mapping[str, Scalar], name: str) -> Tensor:
     return found
 
 
-def _elbo(now: Pass, settings: Mapping[str, Scalar], name: str) -> Tensor:
-    if not isinstance(now.model, VAE):
-        raise ConfigError(f"a network of kind {now.model.shape.kind} gives no likelihood; vae expected")
-    return elbo_parts(now.model, now.images, settings, name)
+def _of_vae(make: Callable[[VAE, Tensor, Mapping[str, Scalar], str], Tensor]) -> Make:
+    def made(now: Pass, settings: Mapping[str, Scalar], name: str) -> Tensor:
+        if not isinstance(now.model, VAE):
+            raise ConfigError(f"a network of kind {now.model.shape.kind} gives no likelihood; vae expected")
+        return make(now.model, now.images, settings, name)
+
+    return made
+
+
+OF_VAE: Mapping[str, tuple[Make, Mapping[str, Scalar]]] = {
+    "elbo.parts": (_of_vae(elbo_parts), ELBO),
+    "elbo.regret": (_of_vae(elbo_regret), REGRET),
+    "elbo_gradient.map": (_of_vae(elbo_gradient_map), GRADIENT_MAP),
+    "input_gradient.norm": (_of_vae(input_gradient_norm), GRADIENT),
+}
+"""Signals that only a VAE has."""
 
 
 KINDS: Mapping[str, tuple[Make, Mapping[str, Scalar]]] = {
@@ -90,7 +103,7 @@ KINDS: Mapping[str, tuple[Make, Mapping[str, Scalar]]] = {
     "reconstruction.perceptual": (_perceptual, {}),
     "reconstruction.perceptual.map": (_perceptual_map, {}),
     "latent.code": (_code, {}),
-    "elbo.parts": (_elbo, ELBO),
+    **OF_VAE,
     "complexity.bits": (lambda now, settings, name: compressed_bits(now.images), {}),
 }
 """Signals by base name: what makes them, and their settings."""
@@ -102,7 +115,8 @@ class AutoencoderEncoder(Encoder):
     ``reconstruction.<measure> (N,)`` and ``reconstruction.<measure>.map (N, 1, *S)`` for the measures ``l1``, ``l2``, ``ssim``,
     ``ssim_contrast``, and ``normalised`` where the network knows its uncertainty; ``reconstruction.perceptual (N, L)`` and its map
     ``(N, L, H, W)`` of the L layers of the built-in encoder, of images with two axes; ``latent.code (N, K)`` where there is a code;
-    ``elbo.parts:samples=1 (N, 3)`` of a VAE (log p(x|z) and KL in nats, number of pixel values; see ``likelihood``);
+    ``elbo.parts:samples=1 (N, 3)`` of a VAE (log p(x|z) and KL in nats, number of pixel values; see ``likelihood``), and its
+    ``elbo.regret (N,)``, ``input_gradient.norm (N,)`` and ``elbo_gradient.map (N, 1, *S)`` (see ``elbo_slopes``);
     ``complexity.bits (N,)``, the size of the image as PNG. Computed in float32.
 
     Grey images are repeated for a colour model, colour ones become luma for a grey one. The gate's preparation brings images to the
@@ -236,7 +250,7 @@ class AutoencoderEncoder(Encoder):
 def _beyond(shape: AutoencoderShape) -> frozenset[str]:
     """Signals that a network of this shape does not have."""
     without = {"latent.code"} if shape.kind == "dae" else set()
-    without |= set() if shape.kind == "vae" else {"elbo.parts"}
+    without |= set() if shape.kind == "vae" else set(OF_VAE)
     without |= set() if shape.uncertainty else {"reconstruction.normalised", "reconstruction.normalised.map"}
     without |= {"reconstruction.perceptual", "reconstruction.perceptual.map"} if shape.axes != 2 else set()
     return frozenset(without)

@@ -15,6 +15,7 @@ from offmap.core.component import from_text, nearest
 from offmap.core.detector import Detector, State, select
 from offmap.core.errors import ConfigError, SignalError
 from offmap.core.robust import centre_and_spread
+from offmap.core.signals import is_map
 from offmap.core.types import Signals
 from offmap.score._held_out import Share
 
@@ -117,6 +118,9 @@ class Fusion(Detector):
         """
         return self._standard(state, self._scores(state, signals))
 
+    def contributions(self, state: State, signals: Signals) -> Mapping[str, Float[Tensor, " n"]]:
+        return self.parts(state, signals)
+
     def _standard(self, state: State, scores: Float64[Tensor, "n p"]) -> dict[str, Float64[Tensor, " n"]]:
         fisher = self.reduce == "fisher"
         columns = _surprise(state, "parts", scores) if fisher else (scores - state["parts.centre"]) / state["parts.spread"]
@@ -149,7 +153,7 @@ def _built(methods: tuple[str, ...], settings: tuple[str, ...]) -> Mapping[str, 
     changes: dict[str, dict[str, object]] = {name: {} for name in methods}
     classes = {name: registry.load("score", name, Detector) for name in methods}
     for name, cls in classes.items():
-        if cls is Fusion or cls.stream:
+        if issubclass(cls, Fusion) or cls.stream:
             raise ConfigError(f"fusion: {name} cannot be a part: a fusion has no fusions and no detectors that remember the stream")
     for text in settings:
         key, sign, value = text.partition("=")
@@ -162,8 +166,8 @@ def _built(methods: tuple[str, ...], settings: tuple[str, ...]) -> Mapping[str, 
 
 
 def _uses(part: Detector) -> frozenset[str]:
-    """What a part's fit may use; without feature maps, as a fusion has no map."""
-    return frozenset(name for name in part.fit_uses if not name.startswith("feature_map"))
+    """What a part's fit may use; without maps, as a fusion has none."""
+    return frozenset(name for name in part.fit_uses if not is_map(name))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Size of the gradient of a diffusion model's loss with respect to the image."""
+"""Size of the gradient of a generative model's loss with respect to the image."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,8 +21,10 @@ class GradientNorm(NoiseDetector):
     L is the part of the model's bound on ``-log p(x)`` that depends on the image, so this is how steeply the bound climbs. With
     ``two_sided`` the number is ``|log - mean| / deviation`` of in-distribution images: norms that are too small are odd, too.
 
-    Needs a diffusion model of the in-distribution images. Scoring takes a pass forward and one back a level, 3F+3B with the defaults;
-    nothing is fitted unless ``two_sided``; the state is two numbers.
+    Of a variational autoencoder L is the negative evidence bound itself, in nats for pixels in [0, 1]; levels have no meaning.
+
+    Needs a diffusion model or a variational autoencoder of the in-distribution images. Scoring takes a pass forward and one back a level,
+    3F+3B with the defaults, 1F+1B of an autoencoder; nothing is fitted unless ``two_sided``; the state is two numbers.
 
     Fails for odd images that lie where the bound is flat, and grows with the number of fine details of an image, odd or not.
 

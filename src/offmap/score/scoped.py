@@ -2,18 +2,17 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import log, pi
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float
 from torch import Tensor
 
 from offmap.core.detector import State
 from offmap.core.errors import ConfigError
 from offmap.core.signals import named
 from offmap.core.types import Signals
-from offmap.score._bank import chunks
+from offmap.score._density import surprises
 from offmap.score._noise_levels import NoiseDetector, spread_of
 
 
@@ -68,10 +67,4 @@ class Scoped(NoiseDetector):
     def raw_score(self, state: State, signals: Signals) -> Float[Tensor, " n"]:
         rows = self.rows(signals, len(state["mean"])).to(state["mean"])
         z, bank = (rows - state["mean"]) / state["scale"], (state["bank"] - state["mean"]) / state["scale"]
-        return torch.cat([_surprise(part, bank, state["bandwidth"]) for part in chunks(z, bank.numel())]).amax(dim=1)
-
-
-def _surprise(z: Float64[Tensor, "n l"], bank: Float64[Tensor, "m l"], width: Float64[Tensor, ""]) -> Float64[Tensor, "n l"]:
-    """``-log (1/M) sum_i N(z | b_i, width^2)`` of each level."""
-    terms = -0.5 * ((z[:, None] - bank) / width).square()
-    return width.log() + 0.5 * log(2 * pi) + log(len(bank)) - torch.logsumexp(terms, dim=1)
+        return surprises(z, bank, state["bandwidth"]).amax(dim=1)

@@ -41,8 +41,9 @@ class FakeEncoder:
     diffusion model ``msma.norms (N,10)``, ``diffpath.moments (N,6)``, ``scoped.ratios (N,2)``, ``multi_noise.errors (N,5)``,
     ``eigenscore.values`` and ``gepc.errors (N,3)``, ``lmd.errors`` and ``input_gradient.norm (N,)``, ``gepc.map`` and
     ``lmd.map (N,1,8,8)``; of an autoencoder ``reconstruction.<measure> (N,)`` with maps ``(N,1,8,8)``, three layers for the measure
-    ``perceptual``, ``latent.code (N,6)``, ``elbo.parts (N,3)``, ``complexity.bits (N,)``; ``klip.map`` and
-    ``klip.relative.map (N,20,8,8)``, ``klip.foreground (N,8,8)``.
+    ``perceptual``, ``latent.code (N,6)``, ``elbo.parts`` and ``elbo.background (N,3)``, ``elbo.members (N,5)``, ``elbo.regret (N,)``,
+    ``elbo_gradient.map (N,1,8,8)``, ``gradcon.alignment (N,4)``, ``complexity.bits (N,)``; of an adversarial model ``gan.errors (N,2)``,
+    ``gan.latent_error (N,)``, ``gan.map (N,1,8,8)``; ``klip.map`` and ``klip.relative.map (N,20,8,8)``, ``klip.foreground (N,8,8)``.
 
     Args:
         width: D of every layer.
@@ -180,13 +181,15 @@ def _denoised(count: int, *, ood: bool, generator: torch.Generator) -> dict[str,
         ("scoped.ratios", 2, -1.0, -1.5),
         ("multi_noise.errors", 5, 0.1, 0.4),
         ("eigenscore.values", 3, 2.0, 2.5),
+        ("gan.errors", 2, 0.1, 0.4),
+        ("gan.latent_error", 1, 0.2, 0.5),
         ("gepc.errors", 3, 0.2, 0.5),
         ("lmd.errors", 1, 0.3, 0.6),
         ("input_gradient.norm", 1, 0.7, 1.2),
     ):
         drawn = 0.03 * torch.randn(count, width, dtype=torch.float64, generator=generator)
         out[name] = (odd if ood else usual) + ease + drawn if width > 1 else ((odd if ood else usual) + ease + drawn)[:, 0]
-    for name in ("gepc.map", "lmd.map"):
+    for name in ("gan.map", "gepc.map", "lmd.map"):
         out[name] = 0.2 + 0.05 * torch.rand(count, 1, 8, 8, dtype=torch.float64, generator=generator)
         if ood:
             out[name][:, :, :4, :4] += 0.5
@@ -208,4 +211,23 @@ def _restored(count: int, *, ood: bool, generator: torch.Generator) -> dict[str,
     likely = (-300.0 if ood else -200.0) + 5.0 * drawn[:, 0]
     out["elbo.parts"] = torch.stack([likely, 12.0 + drawn[:, 1], torch.full_like(likely, 64.0)], dim=1)
     out["complexity.bits"] = 280.0 + 5.0 * drawn[:, 2]
-    return out
+    return out | _likely(out["elbo.parts"], ood=ood, generator=generator)
+
+
+def _likely(parts: Float64[Tensor, "n 3"], *, ood: bool, generator: torch.Generator) -> dict[str, Tensor]:
+    """Of models beside a VAE, and of its gradients: a background model likes odd images as much as usual ones, members disagree on them."""
+    count = len(parts)
+    drawn = torch.randn(count, 9, dtype=torch.float64, generator=generator)
+    background = parts.clone()
+    background[:, 0] = -220.0 + 5.0 * drawn[:, 0]
+    spread = (3.0 if ood else 1.0) * torch.randn(count, 5, dtype=torch.float64, generator=generator)
+    maps = 0.2 + 0.05 * torch.rand(count, 1, 8, 8, dtype=torch.float64, generator=generator)
+    if ood:
+        maps[:, :, :4, :4] += 0.5
+    return {
+        "elbo.background": background,
+        "elbo.members": (parts[:, 0] - parts[:, 1])[:, None] + spread,
+        "elbo.regret": (20.0 if ood else 5.0) + drawn[:, 1].abs(),
+        "elbo_gradient.map": maps,
+        "gradcon.alignment": (0.0 if ood else 0.5) + 0.05 * drawn[:, 2:6],
+    }

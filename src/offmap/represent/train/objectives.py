@@ -10,10 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from offmap.core.errors import ConfigError
+from offmap.represent.elbo_slopes import decoder_weights
 from offmap.represent.likelihood import divergence, elbo_parts
 from offmap.represent.nets.autoencoder import VAE, Autoencoder, AutoencoderShape, Kind, Restored
 from offmap.represent.restoration import absolute, normalised, squared
 from offmap.represent.train.coarse_noise import coarse_noise, foreground
+from offmap.represent.train.gradients import SummedGradients
 from offmap.represent.train.judged import Schedule
 
 
@@ -51,6 +53,10 @@ class ReconstructionPlan(Schedule):
     def oddness(self, net: Autoencoder, images: Float[Tensor, "n c *s"]) -> Float[Tensor, " n"]:
         """Score by which checkpoints are judged, higher = odder: the mean squared error."""
         return squared(images, net(images)).flatten(1).mean(dim=1)
+
+    def prepare(self, net: Autoencoder) -> None:
+        """Add to a fresh network what the training keeps beside its weights."""
+        return
 
     def settle(self, net: Autoencoder, unseen: Float[Tensor, "n c *s"]) -> None:
         """Set what of the network is measured and not learnt, on held-out images."""
@@ -140,6 +146,7 @@ class VAEPlan(ReconstructionPlan):
         latent: numbers in a code.
         beta: weight of the divergence of posterior and prior; 1 for a bound on the likelihood.
         mutation: share of the pixel values that are replaced by noise, anew each step: the background model of a likelihood ratio.
+        gradients: keep the sum of the decoder's gradients over all steps, for ``gradcon``.
 
     The others are those of ``ReconstructionPlan``.
     """
@@ -147,6 +154,7 @@ class VAEPlan(ReconstructionPlan):
     latent: int = 16
     beta: float = 1.0
     mutation: float = 0.0
+    gradients: bool = False
 
     kind: ClassVar[Kind] = "vae"
 
@@ -171,6 +179,10 @@ class VAEPlan(ReconstructionPlan):
     def oddness(self, net: Autoencoder, images: Float[Tensor, "n c *s"]) -> Float[Tensor, " n"]:
         parts = elbo_parts(_vae(net), images, {"samples": 0}, "elbo.parts").double()
         return parts[:, 1] - parts[:, 0]
+
+    def prepare(self, net: Autoencoder) -> None:
+        if self.gradients:
+            net.add_module("gradient", SummedGradients(decoder_weights(_vae(net))))
 
     def settle(self, net: Autoencoder, unseen: Float[Tensor, "n c *s"]) -> None:
         _vae(net).follow(squared(unseen, net(unseen)).mean(), share=1.0)

@@ -116,6 +116,7 @@ class _Run(JudgedRun[Autoencoder]):
         shape = self.plan.shape(int(self.train.shape[1]), tuple(self.train.shape[2:]))
         net = autoencoder(shape, generator=self.generator((1 << 31) - 1)).to(self.device)
         net = net.to(memory_format=torch.channels_last) if shape.axes == 2 else net  # type: ignore[call-overload]
+        self.plan.prepare(net)
         return State.fresh(net, self.plan)
 
     def loss(self, net: Autoencoder, clean: Tensor, rng: torch.Generator) -> Tensor:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from offmap.core.encoder import Encoder, Input
@@ -58,6 +59,11 @@ class ReconstructionTrainer(ReconstructionPlan, Trainer):
         except BundleError as error:
             raise ConfigError(str(error)) from error
 
+    def seen(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h w"]:
+        """With the network's channels."""
+        found = normalise(images, self.input)
+        return found.expand(-1, self.channels, *found.shape[2:])
+
     def train(self, data: Examples, *, seed: int, device: torch.device, progress: Event | None = None) -> Trained:
         checks: list[Judged] = []
 
@@ -70,9 +76,7 @@ class ReconstructionTrainer(ReconstructionPlan, Trainer):
                 told = {k: round(v, 5) for k, v in values.items() if math.isfinite(v)}
                 progress({"event": "train", "done": now.step, "total": self.steps, **told})
 
-        seen = normalise(data.images, self.input)
-        seen = seen.expand(-1, self.channels, *seen.shape[2:])
-        found = train_reconstruction(seen, self, seed=seed, device=str(device), held_out=data.check, progress=tell)
+        found = train_reconstruction(self.seen(data.images), self, seed=seed, device=str(device), held_out=data.check, progress=tell)
         facts = {
             "steps": found.steps,
             "kept_step": found.kept,

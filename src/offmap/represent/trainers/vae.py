@@ -1,17 +1,65 @@
-"""A variational autoencoder, trained from scratch on normal images; for the methods elbo, complexity_corrected, typicality and others."""
+"""A variational autoencoder, trained from scratch on normal images; for the methods elbo, complexity, typicality, dose and others."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import torch
+from torch import Tensor
+
+from offmap.core.encoder import Encoder
+from offmap.core.errors import BundleError, ConfigError
+from offmap.core.trainer import Event, Examples, Trained
+from offmap.represent.autoencoder import AutoencoderEncoder
+from offmap.represent.companions import WithCompanions
+from offmap.represent.elbo_slopes import decoder_weights
+from offmap.represent.nets import autoencoder as nets
+from offmap.represent.train.companions import Beside, train_beside
+from offmap.represent.train.judged import Judged
 from offmap.represent.train.objectives import VAEPlan
 from offmap.represent.trainers._reconstruction import ReconstructionTrainer
 
 
 @dataclass(frozen=True)
-class VAE(VAEPlan, ReconstructionTrainer):
-    """A variational autoencoder with a Gaussian decoder of one deviation.
+class VAE(Beside, VAEPlan, ReconstructionTrainer):
+    """A variational autoencoder with a Gaussian decoder of one deviation, and models beside it that some methods need.
 
-    Fields are those of ``VAEPlan``, ``Schedule`` and ``Trainer``, and ``size`` and ``channels``.
+    Fields are those of ``VAEPlan``, ``Schedule``, ``Beside`` and ``Trainer``, and ``size`` and ``channels``.
     """
 
     reference: ClassVar[str] = "Kingma and Welling, Auto-Encoding Variational Bayes, ICLR 2014, arXiv 1312.6114"
+
+    def __post_init__(self) -> None:
+        Beside.__post_init__(self)
+        VAEPlan.__post_init__(self)
+
+    def open(self, classes: int, state: Mapping[str, Tensor] | None, *, device: torch.device) -> Encoder:
+        if state is None:
+            return self._promised(device)
+        try:
+            return WithCompanions.rebuilt({"net": self._network().to_json()}, state, device=device)
+        except BundleError as error:
+            raise ConfigError(str(error)) from error
+
+    def train(self, data: Examples, *, seed: int, device: torch.device, progress: Event | None = None) -> Trained:
+        found = super().train(data, seed=seed, device=device, progress=progress)
+
+        def tell(now: Judged) -> None:
+            if progress is not None and (now.step % self.check_every == 0 or now.done >= 1):
+                progress({"event": "train", "what": "companion", "done": now.step, "total": self.steps, "loss": round(now.loss, 5)})
+
+        beside = train_beside(self.seen(data.images), self, self, seed=seed, device=str(device), held_out=data.check, progress=tell)
+        return replace(found, state={**found.state, **beside})
+
+    def _promised(self, device: torch.device) -> Encoder:
+        """With fresh weights, to tell which signals there will be."""
+        own = AutoencoderEncoder(nets.autoencoder(self._network()), device=device)
+        if not (self.background or self.members > 1 or self.gradients) or not isinstance(own.model, nets.VAE):
+            return own
+        gradients = {name: torch.zeros_like(value) for name, value in decoder_weights(own.model).items()}
+        return WithCompanions(
+            own,
+            background=own if self.background else None,
+            others=[own] * (self.members - 1),
+            gradients=gradients if self.gradients else None,
+        )
