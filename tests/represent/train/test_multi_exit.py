@@ -10,7 +10,7 @@ from torch import Tensor
 from offmap.core.encoder import Input
 from offmap.core.errors import ConfigError
 from offmap.represent.nets.multi_exit import MultiExitResNet
-from offmap.represent.train.multi_exit import ExitPlan, _order, exit_loss, moved, train_multi_exit, with_own_exits
+from offmap.represent.train.multi_exit import ExitPlan, _order, exit_loss, train_multi_exit, with_own_exits
 from offmap.score.mecam import MECAM
 
 SPEC = Input(32, 1, (0.5,), (0.25,))
@@ -116,15 +116,6 @@ def test_balanced_batches_draw_rare_classes_as_often() -> None:
     rows = _order(labels, torch.arange(1000), True, torch.Generator().manual_seed(0))
     assert 400 < int((labels[rows] == 1).sum()) < 600
     assert sorted(_order(labels, torch.arange(1000), False, torch.Generator().manual_seed(0)).tolist()) == list(range(1000))
-
-
-def test_views_stay_in_range_and_differ() -> None:
-    x = stripes(8)[0]
-    views = moved(x, torch.Generator().manual_seed(0))
-    assert views.shape == x.shape
-    assert float(views.min()) >= 0
-    assert float(views.max()) <= 1
-    assert not torch.allclose(views, x)
 
 
 def test_values_out_of_range_are_named() -> None:
