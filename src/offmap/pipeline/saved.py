@@ -22,6 +22,7 @@ from offmap.pipeline.inputs import PathLike
 from offmap.pipeline.scorer import Ensemble, Scorer
 from offmap.prepare.preparation import Preparation
 from offmap.represent.device import resolve_device
+from offmap.represent.klip_prior import PriorKlipEncoder
 from offmap.represent.open import Given, rebuild
 from offmap.represent.trained import TrainedEncoder
 
@@ -90,7 +91,7 @@ def _try_out(gate: "Gate", path: PathLike) -> None:
         return
     noise = np.random.default_rng(0).integers(0, 256, (1, 1, 64, 64), dtype=np.uint8)
     try:
-        gate.score(noise, axes="NCHW", jobs=0)
+        replace(gate, encoder=gate.encoder.rehearsal()).score(noise, axes="NCHW", jobs=0)
     except (OODError, RuntimeError, ValueError, LookupError, TypeError) as error:
         raise BundleError(f"{path}: the parts of this gate do not fit each other ({type(error).__name__}). Fit the gate anew") from error
 
@@ -164,7 +165,8 @@ def _add(stages: dict[str, dict[str, Any]], tensors: dict[str, Mapping[str, Tens
 def _weights(gate: "Gate") -> Mapping[str, Tensor]:
     """Of an encoder that can be had again, up to ``KEPT_BYTES``; all of one that was trained for this gate."""
     weights = gate.encoder.state() or {}
-    if isinstance(gate.encoder, TrainedEncoder):
+    network = gate.encoder.base if isinstance(gate.encoder, PriorKlipEncoder) else gate.encoder
+    if isinstance(network, TrainedEncoder):
         return weights
     return weights if sum(t.numel() * t.element_size() for t in weights.values()) <= KEPT_BYTES else {}
 
