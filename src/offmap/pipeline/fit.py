@@ -106,16 +106,16 @@ def fit(
     data = Collected()
     with SignalStore(network.layers, map_rows=None if any(is_map(name) for name in scores) else MAP_ROWS) as store:
         if plan.train is None:
-            found, skipped = _read(train, stream, maps, store, data, known_labels, limit, seed, axes, spacing, progress)
+            found, skipped = read_images(train, stream, maps, store, data, known_labels, limit, seed, axes, spacing, progress)
             require(data, SMALLEST, known_labels)
             material = Material(data, data, found, skipped)
         else:
             pixels = Pixels()
             reader = replace(stream, needs=frozenset({"image"}))
-            found, skipped = _read(train, reader, frozenset(), pixels, data, known_labels, limit, seed, axes, spacing, progress)
+            found, skipped = read_images(train, reader, frozenset(), pixels, data, known_labels, limit, seed, axes, spacing, progress)
             require(data, SMALLEST, known_labels)
             stream, material = _train(plan, stream, maps, store, pixels, Material(data, data, found, skipped), seed, progress)
-        return _finish(plan, stream, store, material, seed, volumes, keep_neighbours, progress)
+        return finish(plan, stream, store, material, seed, volumes, keep_neighbours, progress)
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,7 +201,7 @@ def _train(
     return stream, replace(read, used=data.of(kept), training=facts, warnings=words)
 
 
-def _read(
+def read_images(
     train: Any,
     stream: Stream,
     maps: frozenset[str],
@@ -214,7 +214,10 @@ def _read(
     spacing: Sequence[float] | None,
     progress: Progress | None,
 ) -> tuple[int, int]:
-    """Fill the store; feature maps are read for the first images only, so that the rest can come from the cache."""
+    """Fill the store and what is remembered of the images; gives their number and that of files that were passed over.
+
+    Feature maps are read for the first images only, so that the rest can come from the cache.
+    """
     with_maps = replace(stream, needs=stream.needs | maps)
     if is_array(train):
         collect(
@@ -237,7 +240,7 @@ def _read(
     return data.n + len(data.dropped), found.skipped
 
 
-def _finish(
+def finish(
     plan: Recipe,
     stream: Stream,
     store: SignalStore,
@@ -247,6 +250,7 @@ def _finish(
     keep_neighbours: bool,
     progress: Progress | None,
 ) -> Gate:
+    """Divide, fit and calibrate on the signals of the store."""
     data, used = read.data, read.used
     copies = data.copies()
     label_names: list[str] = []

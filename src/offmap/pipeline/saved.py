@@ -107,6 +107,17 @@ def read_card(path: PathLike, *, expect: str | None = None) -> dict[str, Any]:
         return {"id": found.id, **found.manifest["card"]}
 
 
+def encoder_kind(path: PathLike) -> str:
+    """Kind of the encoder of a gate on disk, ``klip`` or ``diffusion``, without opening it.
+
+    Raises:
+        BundleError: damaged, forged, foreign or newer.
+    """
+    found = bundle.read(Path(path))
+    with _damage(path):
+        return str(found.manifest["stages"]["encoder"]["params"]["kind"])
+
+
 @contextmanager
 def _damage(path: PathLike) -> Iterator[None]:
     """Whatever is wrong with the content of a manifest is told as a damaged gate."""

@@ -83,7 +83,7 @@ class Stream:
 
     def over(self, sources: Sequence[Source]) -> Iterator[Batch]:
         """Batches of all items of the sources, in input order."""
-        cache = self._cache()
+        cache = self.cache()
         work = self._work(None if cache is None else location(*self._fingerprint()))
         with Workers(work, jobs=self.jobs, limits=self.limits) as workers:
             yield from self._batches(_ahead(workers.run(sources), _PREFETCH), cache)
@@ -121,7 +121,8 @@ class Stream:
             self.fingerprint,
         )
 
-    def _cache(self) -> FeatureCache | None:
+    def cache(self) -> FeatureCache | None:
+        """Signals of images that were encoded before with the same weights and steps; None where none are kept."""
         if not (self.use_cache and all(map(is_kept, self.needs))) or self.picture or self.identifiers:
             return None
         return FeatureCache(location(*self._fingerprint()))
