@@ -26,7 +26,9 @@ Given = Annotated[
     ),
 ]
 Artefact = Annotated[str, typer.Option("--artefact", metavar="NAME", help="star, streaks, missing_wedge, lesion or tumour.")]
-Contrast = Annotated[str, typer.Option("--contrast", metavar="FROM,TO", help="Brightness of stars, as 0.1,0.3; their own range if not given.")]
+Contrast = Annotated[
+    str, typer.Option("--contrast", metavar="FROM,TO", help="Brightness of stars, as 0.1,0.3; their own range if not given.")
+]
 Count = Annotated[int, typer.Option("--count", metavar="N", min=8, help="Images that get an artefact; they do not calibrate the gate.")]
 By = Annotated[str, typer.Option("--by", metavar="WHAT", help="What is to be large: AUROC of images, of blocks, or the mean of both.")]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of every random choice; a gate's own is kept.")]
@@ -121,7 +123,9 @@ def block_maps(
                 loaded, inputs, table, maps=out, report=None, jobs=jobs, identifiers=False, progress=tell, use_cache=True, blocks=True
             )
         else:
-            summary = write_measurements(loaded, inputs, table, operator=operator, reference=reference, maps=out, blocks=True, progress=tell)
+            summary = write_measurements(
+                loaded, inputs, table, operator=operator, reference=reference, maps=out, blocks=True, progress=tell
+            )
     if json_lines:
         emit({"event": "done", "n": summary.n, "reasons": dict(summary.reasons), "out": str(out)})
     else:

@@ -173,9 +173,7 @@ def klip_encoder(gate: Gate, operator: Operator | str | None) -> KlipEncoder:
     """
     encoder = gate.encoder
     if not isinstance(encoder, KlipEncoder):
-        raise ConfigError(
-            f"measurements need a gate that was fitted with a KLIP encoder (--recipe klip); this one has {encoder.name}"
-        )
+        raise ConfigError(f"measurements need a gate that was fitted with a KLIP encoder (--recipe klip); this one has {encoder.name}")
     given = parse(operator) if isinstance(operator, str) else operator
     refuse_modality(given or encoder.operator, gate.modalities)
     same = given is None or (says(operator, encoder.operator) if isinstance(operator, str) else given == encoder.operator)
@@ -208,9 +206,9 @@ def _rows(
     verdicts = [] if degree is None else gate.recipe.decide.verdicts(degree.p_value.numpy())
     rows, n = [], 0
     for name, reason, residual, decibels in zip(names, reasons, left.tolist(), likeness.tolist(), strict=True):
-        known = {"residual": _number(residual), "psnr": _number(decibels)}
+        off, like = _number(residual), _number(decibels)
         if reason or degree is None:
-            rows.append(Row(item=name, status="not_assessed", reason=str(reason), verdict="not_assessed", **known))
+            rows.append(Row(item=name, status="not_assessed", reason=str(reason), verdict="not_assessed", residual=off, psnr=like))
             continue
         rows.append(
             Row(
@@ -221,7 +219,8 @@ def _rows(
                 bits_extrapolated=_number(float(degree.bits_extrapolated[n])),
                 verdict=verdicts[n],
                 parts={part: float(values[n]) for part, values in degree.parts.items()},
-                **known,
+                residual=off,
+                psnr=like,
             )
         )
         n += 1

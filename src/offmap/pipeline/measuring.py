@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 ARRAYS = (".npy", ".npz")
 
+
 @dataclass(frozen=True, eq=False)
 class Item:
     """One measurement of a file, or why it is none.
@@ -161,13 +162,12 @@ def _batch(
         elif found is not None:
             n = at.index(i)
             row = replace(found.rows[n], meta=meta)
+            if row.status != "ok":
+                yield Result(row), refusal(row)
+                continue
             grid = None if found.map is None else found.map[n]
-            shown = _shown(gate, found.reconstruction[n], grid) if pictures and row.status == "ok" else (None, None, None)
-            yield Result(row, *shown, reconstruction=found.reconstruction[n], grid=grid), _why(row)
-
-
-def _why(row: Row) -> str:
-    return refusal(row) if row.status != "ok" else ""
+            heat, picture, painted = _shown(gate, found.reconstruction[n], grid) if pictures else (None, None, None)
+            yield Result(row, heat, picture, painted, reconstruction=found.reconstruction[n], grid=grid), ""
 
 
 def _shown(

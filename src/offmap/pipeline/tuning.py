@@ -28,6 +28,7 @@ from offmap.pipeline.recipe import Recipe
 from offmap.pipeline.store import SignalStore
 from offmap.pipeline.stream import Progress, Stream, chosen
 from offmap.pipeline.training import Pixels, shares
+from offmap.report.card import MEASURED
 from offmap.report.surface import SurfaceReport
 from offmap.represent.device import resolve_device
 from offmap.represent.klip import TOGETHER, KlipEncoder
@@ -120,8 +121,8 @@ class Tuned:
         words = {"both": "their mean", "images": "that of images", "blocks": "that of blocks"}[self.by]
         out = [
             f"Blocks of {self.block} pixels, steps {low:g} to {high:g}.",
-            f"On images apart from those that chose: AUROC {images:.3f} of images, {blocks:.3f} of blocks inside them; {words} lies between "
-            f"{least:.3f} and {most:.3f} (95 %).",
+            f"On images apart from those that chose: AUROC {images:.3f} of images, {blocks:.3f} of blocks inside them; {words} lies "
+            f"between {least:.3f} and {most:.3f} (95 %).",
         ]
         if self.unseen_before is not None:
             side, (start, stop) = self.before.cells * self.cell, self.before.window
@@ -136,7 +137,9 @@ class Tuned:
         top = float((values >= float(values[self.at]) - 0.005).double().mean())
         out = []
         if float(values[self.at]) > 0.995 and top > 0.2:
-            out.append(f"{top:.0%} of all settings find every artefact: they are too easy to choose by; draw fainter ones (--contrast 0.1,0.3)")
+            out.append(
+                f"{top:.0%} of all settings find every artefact: they are too easy to choose by; draw fainter ones (--contrast 0.1,0.3)"
+            )
         if float(values[self.at]) < 0.6:
             out.append("No setting finds these artefacts much better than chance: the prior, or the measurement, does not tell them")
         return out
@@ -199,7 +202,7 @@ def tune(
     plan = replace(plan, parts={**plan.parts, part: after}, evidence=facts)
     rest = [n for n, row in enumerate(rows) if int(row) not in set(some.tolist())]
     gate = _gate(plan, material, chosen(signals, rest), rows[rest], old, seed, progress)
-    words = {key.replace("_", " ").capitalize(): _words(value) for key, value in facts.items() if key != "data_digest"}
+    words = {MEASURED[key]: _words(value) for key, value in facts.items() if key in MEASURED}
     return Tuned(gate, part, before, after, surface, at, by, *told, network.config()["cell"], words)
 
 
@@ -264,9 +267,7 @@ def _draw(artefact: str, contrast: tuple[float, float] | None) -> Draw:
     return lambda pixels, *, rng: star(pixels, rng=rng, ranges=ranges)
 
 
-def _opened(
-    given: Path, settings: Mapping[str, str], encoder: str | None, device: torch.device
-) -> tuple[Recipe, KlipEncoder, Gate | None]:
+def _opened(given: Path, settings: Mapping[str, str], encoder: str | None, device: torch.device) -> tuple[Recipe, KlipEncoder, Gate | None]:
     """Recipe and encoder of a KLIP gate, or of the recipe klip on a diffusion model."""
     if (given / MANIFEST).is_file():
         kind = saved.encoder_kind(given)
@@ -338,9 +339,7 @@ def _some(data: Collected, usable: np.ndarray, count: int, seed: int) -> np.ndar
     return found
 
 
-def _rescored(
-    read: _Material, detector: KLIP, clean: Mapping[int, Signals], some: np.ndarray, draw: Draw, seed: int
-) -> Rescored:
+def _rescored(read: _Material, detector: KLIP, clean: Mapping[int, Signals], some: np.ndarray, draw: Draw, seed: int) -> Rescored:
     """Sample the images of the choice with an artefact each, and score both under all blocks and windows."""
     rows = [int(row) for row in some if int(row) in clean]
     usual, strange, masks = [], [], []

@@ -27,7 +27,7 @@ def open_array(source: Source, *, limits: Limits = DEFAULT) -> np.ndarray:
     try:
         head = _head(source, limits)
         if head.startswith(NPY):
-            array = np.load(source.path, mmap_mode="r", allow_pickle=False)
+            array: np.ndarray = np.load(source.path, mmap_mode="r", allow_pickle=False)
         elif head.startswith(ZIP):
             array = _member(source, limits)
         else:

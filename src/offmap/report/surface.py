@@ -11,9 +11,13 @@ from jaxtyping import Float64
 from markupsafe import Markup
 
 from offmap import __version__
-from offmap.explain.maps import INFERNO
 from offmap.report.ranking import refuse_foreign
 from offmap.report.templating import environment, policy
+
+SHADES = np.array(
+    [(0, 0, 4), (61, 9, 101), (138, 34, 106), (210, 70, 68), (249, 142, 9), (249, 203, 53), (252, 255, 164)], dtype=np.float64
+)
+"""Even steps of inferno (N. Smith and S. van der Walt, CC0)."""
 
 PANEL, GAP, LEFT, TOP, FOOT = 150, 34, 96, 44, 86
 MOST = 7
@@ -68,7 +72,9 @@ class SurfaceReport:
         for b, side in enumerate(self.blocks):
             best = int(np.nanargmax(self.wanted[b])) if np.isfinite(self.wanted[b]).any() else 0
             cells = [_mark(float(self.wanted[b, i]), (b, i) == self.at) for i, _ in (*ends, *whole)]
-            rows.append([f"{side} px", *cells, f"{self.windows[best][0]:g}-{self.windows[best][1]:g}", _mark(float(self.wanted[b, best]), False)])
+            rows.append(
+                [f"{side} px", *cells, f"{self.windows[best][0]:g}-{self.windows[best][1]:g}", _mark(float(self.wanted[b, best]), False)]
+            )
         return heads, rows
 
     def to_csv(self, path: Path) -> None:
@@ -107,14 +113,15 @@ class SurfaceReport:
     def drawing(self) -> Markup:
         """A panel for each block, begin of the window to the right, its end upwards; above for images, below for blocks inside them."""
         lines = [("images", self.images), ("blocks", self.parts)]
-        width = LEFT + len(self.blocks) * (PANEL + GAP)
+        width = max(LEFT + len(self.blocks) * (PANEL + GAP), LEFT + 420)
         height = TOP + len(lines) * (PANEL + GAP) + FOOT
         parts = []
         for line, (name, values) in enumerate(lines):
             top = TOP + line * (PANEL + GAP)
             middle = top + PANEL / 2
-            label = f'<text x="14" y="{middle}" font-size="14" font-weight="650" fill="currentColor" text-anchor="middle"'
-            parts.append(Markup(label + f' transform="rotate(-90 14 {middle})">AUROC of {name}</text>'))
+            turned = '<text x="14" y="{}" font-size="14" font-weight="650" fill="currentColor" text-anchor="middle" '
+            turned += 'transform="rotate(-90 14 {})">AUROC of {}</text>'
+            parts.append(_element(turned, middle, middle, name))
             for b, side in enumerate(self.blocks):
                 left = LEFT + b * (PANEL + GAP)
                 parts += self._panel(values[b], b, left, top, ends=b == 0, begins=line == 1)
@@ -124,23 +131,23 @@ class SurfaceReport:
         body = Markup("").join(parts)
         words = "AUROC of drawn artefacts by block and window of steps"
         svg = '<svg class="surface" viewBox="0 0 {} {}" width="{}" role="img" aria-label="{}" font-family="system-ui, sans-serif">{}</svg>'
-        return Markup(svg).format(width, height, width, words, body)
+        return _element(svg, width, height, width, words, body)
 
     def _panel(self, values: Float64[np.ndarray, " w"], b: int, left: float, top: float, *, ends: bool, begins: bool) -> list[Markup]:
         step = PANEL / max(1, round(1 / (self.windows[0][1] - self.windows[0][0])))
         frame = '<rect x="{}" y="{}" width="{}" height="{}" fill="none" stroke="currentColor" stroke-opacity="0.3"/>'
-        parts = [Markup(frame).format(left, top, PANEL, PANEL)]
+        parts = [_element(frame, left, top, PANEL, PANEL)]
         marks = []
         for w, (low, high) in enumerate(self.windows):
             x, y = round(left + low * PANEL, 2), round(top + (1 - high) * PANEL, 2)
             value = float(values[w])
             rect = '<rect x="{}" y="{}" width="{:.2f}" height="{:.2f}" fill="{}"><title>{}</title></rect>'
             told = f"steps {low:g} to {high:g}: {value:.3f}"
-            parts.append(Markup(rect).format(x, y, step + 0.05, step + 0.05, _colour(value), told))
+            parts.append(_element(rect, x, y, step + 0.05, step + 0.05, _colour(value), told))
             for place, colour in ((self.before, "#00a0ff"), (self.at, "#00c060")):
                 if place == (b, w):
                     ring = '<rect x="{}" y="{}" width="{:.2f}" height="{:.2f}" fill="none" stroke="{}" stroke-width="3"/>'
-                    marks.append(Markup(ring).format(x - 1.5, y - 1.5, step + 3, step + 3, colour))
+                    marks.append(_element(ring, x - 1.5, y - 1.5, step + 3, step + 3, colour))
         for share in (0.0, 0.5, 1.0):
             if begins:
                 parts.append(_text(left + share * PANEL, top + PANEL + 15, f"{share:g}", "middle"))
@@ -149,8 +156,13 @@ class SurfaceReport:
         if begins:
             parts.append(_text(left + PANEL / 2, top + PANEL + 30, "window from", "middle"))
         if ends:
-            parts.append(_text(left - 32, top + PANEL / 2 + 4, "to", "middle"))
+            parts.append(_text(left - 42, top + PANEL / 2 + 4, "to", "middle"))
         return parts + marks
+
+
+def _element(form: str, *values: object) -> Markup:
+    """A form of this file with its values, which are escaped."""
+    return Markup(form).format(*values)  # noqa: S704
 
 
 def _mark(value: float, chosen: bool) -> str:
@@ -160,24 +172,24 @@ def _mark(value: float, chosen: bool) -> str:
 def _colour(value: float) -> str:
     if np.isnan(value):
         return "#888888"
-    place = min(1.0, max(0.0, (value - FLOOR) / (1 - FLOOR))) * (len(INFERNO) - 1)
-    low = min(int(place), len(INFERNO) - 2)
-    mixed = INFERNO[low] + (place - low) * (INFERNO[low + 1] - INFERNO[low])
+    place = min(1.0, max(0.0, (value - FLOOR) / (1 - FLOOR))) * (len(SHADES) - 1)
+    low = min(int(place), len(SHADES) - 2)
+    mixed = SHADES[low] + (place - low) * (SHADES[low + 1] - SHADES[low])
     return "#" + "".join(f"{round(channel):02x}" for channel in mixed.tolist())
 
 
 def _text(x: float, y: float, words: str, anchor: str, *, weight: int = 400) -> Markup:
     form = '<text x="{:g}" y="{:g}" text-anchor="{}" font-size="12" font-weight="{}" fill="currentColor">{}</text>'
-    return Markup(form).format(x, y, anchor, weight, words)
+    return _element(form, x, y, anchor, weight, words)
 
 
 def _scale(left: float, top: float) -> list[Markup]:
     parts = []
     for i in range(50):
         colour = _colour(FLOOR + (1 - FLOOR) * i / 49)
-        parts.append(Markup('<rect x="{:g}" y="{:g}" width="4.2" height="12" fill="{}"/>').format(left + 4 * i, top, colour))
+        parts.append(_element('<rect x="{:g}" y="{:g}" width="4.2" height="12" fill="{}"/>', left + 4 * i, top, colour))
     parts += [_text(left - 4, top + 10, "0.5", "end"), _text(left + 206, top + 10, "1", "start")]
     for x, colour, words in ((left + 250, "#00c060", "chosen"), (left + 340, "#00a0ff", "before")):
         ring = '<rect x="{:g}" y="{:g}" width="12" height="12" fill="none" stroke="{}" stroke-width="3"/>'
-        parts += [Markup(ring).format(x, top, colour), _text(x + 20, top + 10, words, "start")]
+        parts += [_element(ring, x, top, colour), _text(x + 20, top + 10, words, "start")]
     return parts

@@ -160,7 +160,7 @@ def _rate(row: Row, scale: Scale) -> str:
 def _facts(row: Row) -> tuple[tuple[str, str], ...]:
     facts = [("score", number(row.score))] if row.score is not None else []
     facts += [("p-value", f"{row.p_value:.3g}")] if row.p_value is not None else []
-    facts += [("left of the measurement", f"{row.residual:.2f} × noise")] if row.residual is not None else []
+    facts += [("left over", f"{row.residual:.2f} × noise")] if row.residual is not None else []
     facts += [("PSNR", f"{row.psnr:.1f} dB")] if row.psnr is not None else []
     if row.cause:
         sure = "" if row.cause_confidence is None else f" ({percent(row.cause_confidence)} sure)"

@@ -21,6 +21,7 @@ from offmap.represent.trained import TrainedEncoder
 
 STAGE = "represent.posterior"
 METHOD = "method"
+USUAL = EDM()
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Klip(Component):
     windows: int = 20
     modality: str = ""
     explained: tuple[float, ...] = (0.25, 4.0)
-    sampler: Sampler = EDM()
+    sampler: Sampler = USUAL
 
     def __post_init__(self) -> None:
         parse(self.operator)

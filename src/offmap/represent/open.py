@@ -38,8 +38,8 @@ def open_encoder(
 
     Args:
         spec: ``builtin``, ``builtin:DIR`` (of `offmap train-encoder`), ``hub:NAME_OR_DIR``, ``classifier:FILE``, ``diffusion:DIR`` (of
-            ``DiffusionEncoder.save``, or a gate that keeps a diffusion model), a module, a list of classifiers (an ensemble), or an encoder that is open already, such as one
-            with exits, which is moved to the device and takes no further choices.
+            ``DiffusionEncoder.save``, or a gate that keeps a diffusion model), a module, a list of classifiers (an ensemble), or an
+            encoder that is open already, such as one with exits, which is moved to the device and takes no further choices.
         layers: those to give; the encoder's default ones when empty; of an ensemble, the first member's.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         trust_classifier: lets a program file run.
