@@ -50,7 +50,9 @@ def measurement(gate: "Gate") -> dict[str, Any]:
         return {}
     settings = {key: value for key, value in encoder.config().items() if key in ("operator", "sampler", "cell", "windows", "modality")}
     kept = isinstance(encoder, PriorKlipEncoder) and encoder.state() is not None
-    return {**settings, "prior": "kept in the gate" if kept else "given again with the gate"}
+    left = gate.facts.get("residual")
+    seen = {"left_of_measurements": f"{left[0]:.2f} to {left[1]:.2f} times the noise, of in-distribution images"} if left else {}
+    return {**settings, **seen, "prior": "kept in the gate" if kept else "given again with the gate"}
 
 
 def evidence(gate: "Gate") -> dict[str, Any]:

@@ -5,7 +5,8 @@ import torch
 from offmap.core.encoder import Encoder
 from offmap.core.errors import ConfigError, SignalError
 from offmap.pipeline.recipe import Recipe
-from offmap.represent.klip import KlipEncoder
+from offmap.pipeline.store import SignalStore
+from offmap.represent.klip import RESIDUAL, KlipEncoder
 from offmap.represent.klip_prior import PriorKlipEncoder
 from offmap.represent.proxy import with_proxies
 from offmap.score.klip import KLIP
@@ -37,6 +38,19 @@ def try_blocks(plan: Recipe, network: KlipEncoder) -> None:
                 detector.fit([network.blank()])
             except SignalError as error:
                 raise ConfigError(f"[score.{name}] {error}") from error
+
+
+def watched(network: Encoder) -> frozenset[str]:
+    """Signals of in-distribution images that a gate remembers the range of, beside those that its detectors read."""
+    return frozenset({RESIDUAL}) if isinstance(network, KlipEncoder) else frozenset()
+
+
+def ranges(store: SignalStore) -> dict[str, list[float]]:
+    """Least and largest of what is watched, for the facts of the gate."""
+    if RESIDUAL not in store.names:
+        return {}
+    left = store.vector(RESIDUAL)
+    return {"residual": [round(float(left.min()), 4), round(float(left.max()), 4)]}
 
 
 def measurable(network: Encoder) -> tuple[str, ...]:

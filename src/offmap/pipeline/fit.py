@@ -17,7 +17,7 @@ from offmap.explain.neighbours import Neighbours
 from offmap.pipeline import recipe as recipes
 from offmap.pipeline.card import out_of_reach
 from offmap.pipeline.collect import Collected, Shelf, codes, collect, facts, require, warnings
-from offmap.pipeline.dressed import dressed, measurable
+from offmap.pipeline.dressed import dressed, measurable, ranges, watched
 from offmap.pipeline.gate import Gate, cores
 from offmap.pipeline.inputs import images, is_array, paths
 from offmap.pipeline.labels import Labels, table_of
@@ -93,7 +93,7 @@ def fit(
     stream = Stream(
         network,
         plan.preparation(network.input.size),
-        scores | ({"features.last"} if keep_neighbours else set()),
+        scores | watched(network) | ({"features.last"} if keep_neighbours else set()),
         jobs=cores() if jobs is None else jobs,
         form_seed=seed if plan.forms.random else None,
         picture=keep_neighbours,
@@ -271,6 +271,7 @@ def finish(
         "labels": label_names,
         "parts": [[len(p.fit), len(p.held_out), len(p.calibrate)] for p in division],
         **({"training": dict(read.training)} if read.training else {}),
+        **ranges(store),
     }
     if progress is not None:
         progress({"event": "fit", "done": 1, "total": 1})

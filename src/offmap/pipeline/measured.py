@@ -15,12 +15,13 @@ from offmap.pipeline.stream import chosen
 from offmap.report.row import Row
 from offmap.report.table import Table
 from offmap.represent.klip import FOREGROUND, RECONSTRUCTION, RESIDUAL, TOGETHER, KlipEncoder, refuse_modality
+from offmap.represent.klip_prior import Klip
 from offmap.represent.layers import joined
 from offmap.represent.operators.contract import Operator
 from offmap.represent.operators.parse import parse, says
 
 EXPLAINED = (0.25, 4.0)
-"""Residual in deviations of the stated noise, outside of which a measurement is not assessed."""
+"""Residual in deviations of the stated noise, outside of which a measurement is not assessed, where the gate remembers none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +49,7 @@ def score_measurements(
     *,
     operator: Operator | str | None = None,
     reference: Float[np.ndarray, "_ _ _ _"] | None = None,
-    explained: Sequence[float] = EXPLAINED,
+    explained: Sequence[float] | None = None,
 ) -> Measured:
     """Score measurements with a gate whose encoder is ``represent.klip``.
 
@@ -59,13 +60,14 @@ def score_measurements(
         measurements: ``(N, *M)`` or ``(N, C, *M)`` in the operator's units for images in [-1, 1].
         operator: as stated by the user; it must be the gate's. Of a text only the keys that it names are compared.
         reference: clean images in [0, 1], for the peak signal-to-noise ratio.
-        explained: least and largest residual in deviations of the noise.
+        explained: least and largest residual in deviations of the noise; by those of the gate's in-distribution images if not given.
 
     Raises:
         ConfigError: the gate's encoder is another, its operator is another, or the operator's modality is not the gate's.
         SignalError: shapes do not fit.
     """
     encoder = klip_encoder(gate, operator)
+    bounds = explained_by(gate) if explained is None else explained
     y = _stacked(measurements, encoder)
     if reference is not None and reference.shape != (len(y), encoder.input.channels, *(encoder.input.size,) * 2):
         raise SignalError(f"the reference of shape {reference.shape} does not fit reconstructions of {len(y)} measurements")
@@ -74,7 +76,7 @@ def score_measurements(
         some = y[i : i + TOGETHER]
         clean = None if reference is None else reference[i : i + TOGETHER]
         names = [f"measurement[{i + n}]" for n in range(len(some))]
-        parts.append(assess(gate, encoder, some, names, reference=clean, explained=explained))
+        parts.append(assess(gate, encoder, some, names, reference=clean, explained=bounds))
     drawn = [part.map for part in parts if part.map is not None]
     return Measured(
         Table.from_rows([row for part in parts for row in part.rows]),
@@ -104,7 +106,7 @@ def assess(
     names: Sequence[str],
     *,
     reference: Float[np.ndarray, "n c h w"] | None = None,
-    explained: Sequence[float] = EXPLAINED,
+    explained: Sequence[float],
 ) -> Assessed:
     """Score measurements that have the shape of the operator's; they are sampled together.
 
@@ -163,6 +165,15 @@ def psnr(images: Float[np.ndarray, "n *_s"], reference: Float[np.ndarray, "_ *_r
         raise SignalError(f"the reference of shape {reference.shape} does not fit reconstructions of shape {images.shape}")
     error = np.square(images.astype(np.float64) - reference).reshape(len(images), -1).mean(axis=1)
     return np.asarray(-10 * np.log10(np.maximum(error, 1e-20)), dtype=np.float32)
+
+
+def explained_by(gate: Gate) -> tuple[float, float]:
+    """Least and largest residual of a measurement that is assessed, in deviations of the noise."""
+    seen = gate.facts.get("residual")
+    if not seen:
+        return EXPLAINED
+    low, high = (gate.recipe.klip or Klip()).explained
+    return low * seen[0], high * seen[1]
 
 
 def klip_encoder(gate: Gate, operator: Operator | str | None) -> KlipEncoder:

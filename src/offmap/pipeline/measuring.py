@@ -18,7 +18,7 @@ from offmap.core.errors import ConfigError, ReadError, SignalError
 from offmap.core.types import Frame, Image, NotAssessed, Source
 from offmap.explain.maps import display, overlay, to_image
 from offmap.pipeline.inputs import PathLike, paths, sources
-from offmap.pipeline.measured import EXPLAINED, assess, klip_encoder
+from offmap.pipeline.measured import assess, explained_by, klip_encoder
 from offmap.pipeline.run import NARROWEST, MapFolder, Result, Summary, follow
 from offmap.pipeline.stream import Progress, Stream
 from offmap.pipeline.writing import columns, spare_inputs
@@ -152,8 +152,7 @@ def _batch(
     if at:
         y = torch.stack([values for item in some if (values := item.values) is not None])
         names, clean = [some[i].name for i in at], None if reference is None else reference[at]
-        explained = EXPLAINED if gate.recipe.klip is None else gate.recipe.klip.explained
-        found = assess(gate, encoder, y, names, reference=clean, explained=explained)
+        found = assess(gate, encoder, y, names, reference=clean, explained=explained_by(gate))
     for i, item in enumerate(some):
         meta = {k: v for k, v in item.source.meta.items() if k not in PATIENT_COLUMNS}
         if item.refused is not None:

@@ -69,7 +69,7 @@ def _member(source: Source, limits: Limits) -> np.ndarray:
 
 
 def _why(error: Exception) -> tuple[str, str]:
-    if "allow_pickle" in str(error):
+    if "allow_pickle" in str(error) or "Python objects" in str(error):
         return "unsupported", "the array holds Python objects, which are never read"
     if isinstance(error, EOFError) or "mmap length" in str(error) or "reshape" in str(error) or "EOF" in str(error):
         return "truncated", "the file ends before its numbers do"

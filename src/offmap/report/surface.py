@@ -133,7 +133,9 @@ class SurfaceReport:
         svg = '<svg class="surface" viewBox="0 0 {} {}" width="{}" role="img" aria-label="{}" font-family="system-ui, sans-serif">{}</svg>'
         return _element(svg, width, height, width, words, body)
 
-    def _panel(self, values: Float64[np.ndarray, " w"], b: int, left: float, top: float, *, ends: bool, begins: bool) -> list[Markup]:
+    def _panel(
+        self, values: Float64[np.ndarray, " w"], b: int, left: int | float, top: int | float, *, ends: bool, begins: bool
+    ) -> list[Markup]:
         step = PANEL / max(1, round(1 / (self.windows[0][1] - self.windows[0][0])))
         frame = '<rect x="{}" y="{}" width="{}" height="{}" fill="none" stroke="currentColor" stroke-opacity="0.3"/>'
         parts = [_element(frame, left, top, PANEL, PANEL)]
@@ -178,12 +180,12 @@ def _colour(value: float) -> str:
     return "#" + "".join(f"{round(channel):02x}" for channel in mixed.tolist())
 
 
-def _text(x: float, y: float, words: str, anchor: str, *, weight: int = 400) -> Markup:
+def _text(x: int | float, y: int | float, words: str, anchor: str, *, weight: int = 400) -> Markup:
     form = '<text x="{:g}" y="{:g}" text-anchor="{}" font-size="12" font-weight="{}" fill="currentColor">{}</text>'
     return _element(form, x, y, anchor, weight, words)
 
 
-def _scale(left: float, top: float) -> list[Markup]:
+def _scale(left: int | float, top: int | float) -> list[Markup]:
     parts = []
     for i in range(50):
         colour = _colour(FLOOR + (1 - FLOOR) * i / 49)

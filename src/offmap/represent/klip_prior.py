@@ -33,7 +33,8 @@ class Klip(Component):
         cell: side of a cell in pixels, the smallest block that can be chosen later; divides the image's side.
         windows: equal parts of the sampler's steps; the smallest window of time that can be chosen later.
         modality: DICOM modality of the prior's images, where their files do not say it; an operator of another one is refused.
-        explained: least and largest residual of a measurement, in deviations of the stated noise; outside it is ``not_assessed``.
+        explained: how far what is left of a measurement may lie below the least and above the largest of the gate's in-distribution
+            images, as factors; outside it is ``not_assessed``: another noise level, other units, other angles.
         sampler: the table ``[klip.sampler]``: ``method`` and its settings.
     """
 
@@ -41,7 +42,7 @@ class Klip(Component):
     cell: int = 4
     windows: int = 20
     modality: str = ""
-    explained: tuple[float, ...] = (0.25, 4.0)
+    explained: tuple[float, ...] = (0.7, 1.3)
     sampler: Sampler = USUAL
 
     def __post_init__(self) -> None:
@@ -49,7 +50,7 @@ class Klip(Component):
         if self.cell < 1 or self.windows < 1:
             raise ConfigError(f"[klip] cell = {self.cell} and windows = {self.windows} must be at least 1")
         if len(self.explained) != 2 or not 0 <= self.explained[0] < self.explained[1]:
-            raise ConfigError(f"[klip] explained = {list(self.explained)} must be two residuals, 0 <= least < largest")
+            raise ConfigError(f"[klip] explained = {list(self.explained)} must be two factors, 0 <= least < largest")
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> "Klip":
