@@ -28,7 +28,7 @@ class EncoderChoice(Component):
     """Which encoder, and which of its layers.
 
     Args:
-        spec: ``builtin``, ``hub:NAME_OR_DIR``, ``classifier:FILE``, or ``train:NAME``: a network that is trained for this gate, with the
+        spec: ``builtin``, ``hub:NAME_OR_DIR``, ``classifier:FILE``, ``diffusion:DIR``, or ``train:NAME``: a network that is trained for this gate, with the
             settings of the table ``[train]``.
         layers: names of layers; empty = the encoder's own choice.
         volumes: how a volume is seen: ``slices`` (every slice, pooled) or ``patches`` (3-D patches).
