@@ -28,8 +28,8 @@ class EncoderChoice(Component):
     """Which encoder, and which of its layers.
 
     Args:
-        spec: ``builtin``, ``hub:NAME_OR_DIR``, ``classifier:FILE``, ``diffusion:DIR``, or ``train:NAME``: a network that is trained for this gate, with the
-            settings of the table ``[train]``.
+        spec: ``builtin``, ``hub:NAME_OR_DIR``, ``classifier:FILE``, ``diffusion:DIR``, or ``train:NAME``: a network that is trained for
+            this gate, with the settings of the table ``[train]``.
         layers: names of layers; empty = the encoder's own choice.
         volumes: how a volume is seen: ``slices`` (every slice, pooled) or ``patches`` (3-D patches).
         text: what an image might show, for ``mcm``: prompts for the encoder's own text model (CLIP, SigLIP), or a ``.safetensors`` or
