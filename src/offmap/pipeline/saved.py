@@ -17,20 +17,15 @@ from offmap.core.detector import Detector, Fitted
 from offmap.core.errors import BundleError, ConfigError, OODError
 from offmap.explain.neighbours import Neighbours
 from offmap.pipeline import recipe as recipes
-from offmap.pipeline.card import card
+from offmap.pipeline.card import card, is_kept
 from offmap.pipeline.inputs import PathLike
 from offmap.pipeline.scorer import Ensemble, Scorer
 from offmap.prepare.preparation import Preparation
 from offmap.represent.device import resolve_device
-from offmap.represent.klip_prior import PriorKlipEncoder
 from offmap.represent.open import Given, rebuild
-from offmap.represent.trained import TrainedEncoder
 
 if TYPE_CHECKING:
     from offmap.pipeline.gate import Gate
-
-KEPT_BYTES = 200 * 10**6
-"""Weights up to this size are copied into the gate; those that were trained for it always."""
 
 
 def save(gate: "Gate", folder: Path) -> str:
@@ -174,12 +169,7 @@ def _add(stages: dict[str, dict[str, Any]], tensors: dict[str, Mapping[str, Tens
 
 
 def _weights(gate: "Gate") -> Mapping[str, Tensor]:
-    """Of an encoder that can be had again, up to ``KEPT_BYTES``; all of one that was trained for this gate."""
-    weights = gate.encoder.state() or {}
-    network = gate.encoder.base if isinstance(gate.encoder, PriorKlipEncoder) else gate.encoder
-    if isinstance(network, TrainedEncoder):
-        return weights
-    return weights if sum(t.numel() * t.element_size() for t in weights.values()) <= KEPT_BYTES else {}
+    return gate.encoder.state() or {} if is_kept(gate.encoder) else {}
 
 
 def _scorer(manifest: Mapping[str, Any], stages: Mapping[str, Mapping[str, Tensor]]) -> Scorer:
