@@ -68,7 +68,7 @@ def fitted(discs3: Path) -> offmap.Gate:
 def test_a_gate_with_its_own_network_comes_back_without_it(
     fitted: offmap.Gate, discs3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("offmap.pipeline.saved.KEPT_BYTES", 10)
+    monkeypatch.setattr("offmap.pipeline.card.KEPT_BYTES", 10)
     fitted.save(tmp_path / "gate")
     again = offmap.load(tmp_path / "gate")
     assert again.id == fitted.id

@@ -16,6 +16,7 @@ from offmap.cli import (
     fit,
     import_weights,
     inspect,
+    klip,
     methods,
     recommend,
     score,
@@ -44,6 +45,7 @@ app.command()(recommend.recommend)
 app.command()(benchmark.benchmark)
 app.command()(study.study)
 app.command()(evaluate.evaluate)
+app.add_typer(klip.app, name="klip")
 app.add_typer(data.app, name="data")
 app.command()(demo.demo)
 app.command()(train_encoder.train_encoder)

@@ -13,7 +13,11 @@ Inputs = Annotated[
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write to.", show_default=False)]
 Encoder = Annotated[
     str | None,
-    typer.Option("--encoder", metavar="NAME", help="builtin, hub:NAME_OR_DIR or classifier:FILE; as the gate or recipe says if not given."),
+    typer.Option(
+        "--encoder",
+        metavar="NAME",
+        help="builtin, hub:NAME_OR_DIR, classifier:FILE or diffusion:DIR; as the gate or recipe says if not given.",
+    ),
 ]
 TrustClassifier = Annotated[
     bool, typer.Option("--trust-classifier", help="Allow a classifier:FILE to be loaded. It is a program: use only one that you made.")

@@ -20,6 +20,13 @@ TableOut = Annotated[
 ]
 Maps = Annotated[Path | None, typer.Option("--maps", metavar="DIR", help="Also write a heat map of every image to this folder.")]
 Report = Annotated[Path | None, typer.Option("--report", metavar="DIR", help="Also write DIR/index.html, the page to look at.")]
+Operator = Annotated[
+    str | None,
+    typer.Option("--operator", metavar="NAME:KEY=VALUE,...", help="Inputs are measurements (.npy, .npz) of this kind, as ct:views=24."),
+]
+Reference = Annotated[
+    Path | None, typer.Option("--reference", metavar="FILE", help="Images that the measurements were made of, for the PSNR.")
+]
 Identifiers = Annotated[
     bool, typer.Option("--include-identifiers", help="Write patient identifiers from the files into the table and the report.")
 ]
@@ -32,6 +39,8 @@ def score(
     out: TableOut,
     maps: Maps = None,
     report: Report = None,
+    operator: Operator = None,
+    reference: Reference = None,
     include_identifiers: Identifiers = False,
     jobs: options.Jobs = None,
     encoder: options.Encoder = None,
@@ -41,7 +50,9 @@ def score(
     no_cache: options.NoCache = False,
     json_lines: options.Json = False,
 ) -> None:
-    """Score images: one row an item, with a degree in bits and a verdict."""
+    """Score images, or measurements with --operator: one row an item, with a degree in bits and a verdict."""
+    if reference is not None and operator is None:
+        raise typer.BadParameter("goes with --operator, for measurements", param_hint="--reference")
     for folder in (maps, report):
         if folder is not None:
             outputs.folder(folder)
@@ -51,9 +62,17 @@ def score(
     loaded = offmap.load(gate, expect=expect, encoder=encoder, trust_classifier=trust_classifier, device=device)
     start = time.monotonic()
     with progress(json_lines) as tell:
-        summary = loaded.score_to(
-            inputs, out, maps=maps, report=report, jobs=jobs, include_identifiers=include_identifiers, progress=tell, use_cache=not no_cache
-        )
+        if operator is None:
+            named, cached = include_identifiers, not no_cache
+            summary = loaded.score_to(
+                inputs, out, maps=maps, report=report, jobs=jobs, include_identifiers=named, progress=tell, use_cache=cached
+            )
+        else:
+            from offmap.pipeline.measuring import write_measurements
+
+            summary = write_measurements(
+                loaded, inputs, out, operator=operator, reference=reference, maps=maps, report=report, progress=tell
+            )
     seconds = round(time.monotonic() - start, 2)
     places = {"out": out, "maps": maps, "report": report and report / "index.html"}
     written = {name: str(path) for name, path in places.items() if path is not None}

@@ -1,6 +1,7 @@
 """The contract of an encoder: a batch of prepared images becomes signals, in one pass."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -69,6 +70,14 @@ class Encoder(ABC):
             ConfigError: saying why, and the way out.
         """
         return
+
+    def refused(self, signals: Signals) -> Mapping[int, str]:
+        """Rows whose signals show that the image cannot be assessed, with their reason codes; none of most encoders."""
+        return {}
+
+    def rehearsal(self) -> "Encoder":
+        """The same for one trial whose numbers do not matter, in few passes; itself where an image costs few."""
+        return self
 
     @abstractmethod
     def to(self, device: torch.device | str) -> "Encoder":

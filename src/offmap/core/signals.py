@@ -11,6 +11,9 @@ from offmap.core.errors import ConfigError
 
 Scalar = bool | int | float
 
+DEAR = frozenset({"klip.map", "klip.relative.map"})
+"""Maps that cost hundreds of passes an image and have few numbers: caches keep them as they keep vectors."""
+
 
 def named(base: str, settings: Mapping[str, Scalar]) -> str:
     """The name of a signal with its settings, sorted by key; equal settings give equal names (1000 and 1000.0 are equal)."""
@@ -25,6 +28,11 @@ def base_of(name: str) -> str:
 def is_map(name: str) -> bool:
     """Whether a signal is a map, which is large: kept for few images, and not in caches."""
     return name.startswith("feature_map") or base_of(name).endswith(".map")
+
+
+def is_kept(name: str) -> bool:
+    """Whether caches keep a signal: vectors, and the maps of ``DEAR``."""
+    return name != "image" and (not is_map(name) or base_of(name) in DEAR)
 
 
 def settings_of(name: str, defaults: Mapping[str, Scalar]) -> dict[str, Scalar]:

@@ -45,6 +45,8 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "permission": "the file may not be read",
         "link_loop": "a symbolic link leads to itself",
         "small": "the image is smaller than the encoder can see",
+        "wrong_measurement": "the array is no measurement of the gate's operator: other views, bins, coils or channels",
+        "diverged": "the reconstruction ran away: the measurement is far out of scale, or the sampler's steps are too large",
         "noise_level": "what the reconstruction leaves of the measurement does not fit the stated noise",
         "no_foreground": "the reconstruction shows nothing but air",
         "failed": "an unexpected error; the log names its type",

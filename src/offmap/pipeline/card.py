@@ -4,10 +4,17 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from offmap.calibrate.threshold import beta_interval, needed
+from offmap.core.encoder import Encoder
 from offmap.decide.verdict import Thresholds
+from offmap.represent.klip import KlipEncoder
+from offmap.represent.klip_prior import PriorKlipEncoder
+from offmap.represent.trained import TrainedEncoder
 
 if TYPE_CHECKING:
     from offmap.pipeline.gate import Gate
+
+KEPT_BYTES = 200 * 10**6
+"""Weights up to this size are copied into the gate; those that were trained for it always."""
 
 
 def card(gate: "Gate") -> dict[str, Any]:
@@ -25,6 +32,7 @@ def card(gate: "Gate") -> dict[str, Any]:
             "sha256": gate.encoder.sha256,
             "layers": list(gate.encoder.layers),
             "input": f"{gate.encoder.input.size} x {gate.encoder.input.size} pixels",
+            **measurement(gate),
         },
         **({"training": gate.facts["training"]} if gate.facts.get("training") else {}),
         "detectors": [
@@ -38,6 +46,27 @@ def card(gate: "Gate") -> dict[str, Any]:
         "limits": limits(gate),
         "warnings": gate.facts["warnings"],
     }
+
+
+def measurement(gate: "Gate") -> dict[str, Any]:
+    """How a KLIP gate measures; nothing for others."""
+    encoder = gate.encoder
+    if not isinstance(encoder, KlipEncoder):
+        return {}
+    settings = {key: value for key, value in encoder.config().items() if key in ("operator", "sampler", "cell", "windows", "modality")}
+    kept = isinstance(encoder, PriorKlipEncoder) and is_kept(encoder)
+    left = gate.facts.get("residual")
+    seen = {"left_of_measurements": f"{left[0]:.2f} to {left[1]:.2f} times the noise, of in-distribution images"} if left else {}
+    return {**settings, **seen, "prior": "kept in the gate" if kept else "given again with the gate"}
+
+
+def is_kept(encoder: Encoder) -> bool:
+    """Whether a gate keeps the weights of its encoder: all that were trained for it, of others up to ``KEPT_BYTES``."""
+    network = encoder.base if isinstance(encoder, PriorKlipEncoder) else encoder
+    weights = encoder.state() or {}
+    return bool(weights) and (
+        isinstance(network, TrainedEncoder) or sum(t.numel() * t.element_size() for t in weights.values()) <= KEPT_BYTES
+    )
 
 
 def evidence(gate: "Gate") -> dict[str, Any]:
@@ -79,6 +108,11 @@ def limits(gate: "Gate") -> list[str]:
         "beyond that the extrapolated bits rank, without a guarantee."
     )
     out += out_of_reach(n, decide)
+    if isinstance(gate.encoder, KlipEncoder):
+        out.append(
+            f"Calibrated on measurements that were simulated with {gate.encoder.operator.text()} from images; the same operator "
+            "reconstructs them. Those of a scanner may be flagged more often than promised."
+        )
     if not data["patients_known"]:
         out.append("Patients are not known: images of one patient may stand on both sides of the split.")
     elif data["patients_known"] < data["n_used"]:

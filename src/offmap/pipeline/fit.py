@@ -11,11 +11,13 @@ import torch
 import offmap
 from offmap.core.encoder import Encoder
 from offmap.core.errors import ConfigError
-from offmap.core.types import Source
+from offmap.core.signals import is_map
+from offmap.core.types import NotAssessed, Source
 from offmap.explain.neighbours import Neighbours
 from offmap.pipeline import recipe as recipes
 from offmap.pipeline.card import out_of_reach
 from offmap.pipeline.collect import Collected, Shelf, codes, collect, facts, require, warnings
+from offmap.pipeline.dressed import dressed, measurable, ranges, watched
 from offmap.pipeline.gate import Gate, cores
 from offmap.pipeline.inputs import images, is_array, paths
 from offmap.pipeline.labels import Labels, table_of
@@ -26,9 +28,10 @@ from offmap.pipeline.stream import Progress, Stream
 from offmap.pipeline.training import Pixels, fill, shares
 from offmap.pipeline.training import train as train_network
 from offmap.represent.device import resolve_device
+from offmap.represent.klip import KlipEncoder
 from offmap.represent.open import Given, open_encoder
 from offmap.represent.patches import Patches
-from offmap.represent.proxy import with_proxies, without_proxies
+from offmap.represent.proxy import without_proxies
 from offmap.represent.slices import SliceWise
 from offmap.represent.trained import TrainedEncoder
 
@@ -82,10 +85,7 @@ def fit(
     """
     if limit is not None and limit < SMALLEST:
         raise ConfigError(f"limit = {limit}: a gate needs at least {SMALLEST} images, and 200 to reach every verdict")
-    spec = encoder if isinstance(encoder, str) else None
-    plan = recipes.with_choices(recipes.read(recipe, settings), encoder=spec, layers=layers, alpha=alpha)
-    plan = plan if encoder is None or isinstance(encoder, str) else recipes.without_training(plan)
-    _check(plan, settings or {}, volumes)
+    plan = _plan(recipe, settings or {}, encoder, layers, alpha, volumes)
     where = resolve_device(device)
     network = _encoder(plan, encoder, where, volumes=volumes, trust=trust_classifier)
     scores, maps = wanted(plan, network)
@@ -93,7 +93,7 @@ def fit(
     stream = Stream(
         network,
         plan.preparation(network.input.size),
-        scores | ({"features.last"} if keep_neighbours else set()),
+        scores | watched(network) | ({"features.last"} if keep_neighbours else set()),
         jobs=cores() if jobs is None else jobs,
         form_seed=seed if plan.forms.random else None,
         picture=keep_neighbours,
@@ -101,20 +101,21 @@ def fit(
         volumes=volumes,
         use_cache=use_cache,
         device=where,
+        modalities=measurable(network),
     )
     data = Collected()
-    with SignalStore(network.layers, map_rows=None if any(n.startswith("feature_map") for n in scores) else MAP_ROWS) as store:
+    with SignalStore(network.layers, map_rows=None if any(is_map(name) for name in scores) else MAP_ROWS) as store:
         if plan.train is None:
-            found, skipped = _read(train, stream, maps, store, data, known_labels, limit, seed, axes, spacing, progress)
+            found, skipped = read_images(train, stream, maps, store, data, known_labels, limit, seed, axes, spacing, progress)
             require(data, SMALLEST, known_labels)
             material = Material(data, data, found, skipped)
         else:
             pixels = Pixels()
             reader = replace(stream, needs=frozenset({"image"}))
-            found, skipped = _read(train, reader, frozenset(), pixels, data, known_labels, limit, seed, axes, spacing, progress)
+            found, skipped = read_images(train, reader, frozenset(), pixels, data, known_labels, limit, seed, axes, spacing, progress)
             require(data, SMALLEST, known_labels)
             stream, material = _train(plan, stream, maps, store, pixels, Material(data, data, found, skipped), seed, progress)
-        return _finish(plan, stream, store, material, seed, volumes, keep_neighbours, progress)
+        return finish(plan, stream, store, material, seed, volumes, keep_neighbours, progress)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,9 +138,25 @@ class Material:
     warnings: Sequence[str] = ()
 
 
+def _plan(
+    name: str, settings: Mapping[str, str], encoder: Given | None, layers: Sequence[str], alpha: float | None, volumes: bool
+) -> Recipe:
+    """The recipe with all choices, which go together."""
+    spec = encoder if isinstance(encoder, str) else None
+    plan = recipes.with_choices(recipes.read(name, settings), encoder=spec, layers=layers, alpha=alpha)
+    if encoder is not None and not isinstance(encoder, str):
+        plan = recipes.without_training(plan)
+    if isinstance(encoder, KlipEncoder):
+        plan = replace(plan, klip=None)
+    _check(plan, settings, volumes)
+    return plan
+
+
 def _check(plan: Recipe, settings: Mapping[str, str], volumes: bool) -> None:
     """Choices that do not go together."""
     own = plan.encoder
+    if plan.klip is not None and volumes:
+        raise ConfigError("--volumes does not go with [klip], which measures single images")
     if plan.train is None:
         idle = [key for key in settings if key.startswith("train.")]
         if idle:
@@ -153,18 +170,13 @@ def _check(plan: Recipe, settings: Mapping[str, str], volumes: bool) -> None:
 
 def _encoder(plan: Recipe, given: Given | None, device: torch.device, *, volumes: bool, trust: bool) -> Encoder:
     if plan.train is not None:
-        return _with_proxies(plan, TrainedEncoder(plan.train, device=device))
+        return dressed(plan, TrainedEncoder(plan.train, device=device), device)
     chosen = plan.encoder.spec if given is None or isinstance(given, str) else given
     own = plan.encoder
     network = open_encoder(chosen, layers=own.layers, device=str(device), trust_classifier=trust, text=own.text, exits=own.exits)
     if volumes:
         network = SliceWise(network) if plan.encoder.volumes == "slices" else Patches(network)
-    return _with_proxies(plan, network)
-
-
-def _with_proxies(plan: Recipe, network: Encoder) -> Encoder:
-    asked: frozenset[str] = frozenset()
-    return with_proxies(network, asked.union(*(d.fit_needs for d in plan.parts.values())), plan.encoder.proxies)
+    return dressed(plan, network, device)
 
 
 def _train(
@@ -183,12 +195,13 @@ def _train(
         raise ConfigError(f"recipe {plan.name} trains no network")
     parts = shares(trainer, data, data.copies(), seed)
     network, facts, words = train_network(trainer, pixels, data, parts, seed=seed, device=where, progress=progress)
-    stream = replace(stream, encoder=_with_proxies(plan, network))
-    fill(store, stream.encoder, pixels, parts.gate, stream.needs, maps, device=where, progress=progress)
-    return stream, replace(read, used=data.of(parts.gate), training=facts, warnings=words)
+    stream = replace(stream, encoder=dressed(plan, network, where))
+    kept, refused = fill(store, stream.encoder, pixels, parts.gate, stream.needs, maps, device=where, progress=progress)
+    data.dropped.extend(NotAssessed(data.kept[row].item, reason) for row, reason in refused.items())
+    return stream, replace(read, used=data.of(kept), training=facts, warnings=words)
 
 
-def _read(
+def read_images(
     train: Any,
     stream: Stream,
     maps: frozenset[str],
@@ -201,7 +214,10 @@ def _read(
     spacing: Sequence[float] | None,
     progress: Progress | None,
 ) -> tuple[int, int]:
-    """Fill the store; feature maps are read for the first images only, so that the rest can come from the cache."""
+    """Fill the store and what is remembered of the images; gives their number and that of files that were passed over.
+
+    Feature maps are read for the first images only, so that the rest can come from the cache.
+    """
     with_maps = replace(stream, needs=stream.needs | maps)
     if is_array(train):
         collect(
@@ -224,7 +240,7 @@ def _read(
     return data.n + len(data.dropped), found.skipped
 
 
-def _finish(
+def finish(
     plan: Recipe,
     stream: Stream,
     store: SignalStore,
@@ -234,6 +250,7 @@ def _finish(
     keep_neighbours: bool,
     progress: Progress | None,
 ) -> Gate:
+    """Divide, fit and calibrate on the signals of the store."""
     data, used = read.data, read.used
     copies = data.copies()
     label_names: list[str] = []
@@ -254,6 +271,7 @@ def _finish(
         "labels": label_names,
         "parts": [[len(p.fit), len(p.held_out), len(p.calibrate)] for p in division],
         **({"training": dict(read.training)} if read.training else {}),
+        **ranges(store),
     }
     if progress is not None:
         progress({"event": "fit", "done": 1, "total": 1})

@@ -15,11 +15,12 @@ from offmap.core.errors import ConfigError
 from offmap.core.trainer import Trainer
 from offmap.decide.verdict import Thresholds
 from offmap.prepare.preparation import Preparation, Step
+from offmap.represent.klip_prior import Klip, sampler_of
 from offmap.represent.trained import PREFIX as TRAIN
 from offmap.represent.trained import trainer_of
 
 STANDARD = "standard"
-_STAGES = ("encoder", "train", "prepare", "forms", "score", "calibrate", "decide", "evidence")
+_STAGES = ("encoder", "train", "klip", "prepare", "forms", "score", "calibrate", "decide", "evidence")
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class EncoderChoice(Component):
     """Which encoder, and which of its layers.
 
     Args:
-        spec: ``builtin``, ``hub:NAME_OR_DIR``, ``classifier:FILE``, or ``train:NAME``: a network that is trained for this gate, with the
-            settings of the table ``[train]``.
+        spec: ``builtin``, ``hub:NAME_OR_DIR``, ``classifier:FILE``, ``diffusion:DIR``, or ``train:NAME``: a network that is trained for
+            this gate, with the settings of the table ``[train]``.
         layers: names of layers; empty = the encoder's own choice.
         volumes: how a volume is seen: ``slices`` (every slice, pooled) or ``patches`` (3-D patches).
         text: what an image might show, for ``mcm``: prompts for the encoder's own text model (CLIP, SigLIP), or a ``.safetensors`` or
@@ -91,6 +92,7 @@ class Recipe:
         parts: detectors by their name in the recipe.
         evidence: why these detectors, as `offmap recommend` found it; kept in the gate and changes nothing.
         train: how the encoder is trained; None where it is there already.
+        klip: how images are measured and reconstructed with the encoder, a diffusion model; None where they are not.
     """
 
     name: str
@@ -102,6 +104,7 @@ class Recipe:
     decide: Thresholds
     evidence: Mapping[str, Any] = field(default_factory=dict)
     train: Trainer | None = None
+    klip: Klip | None = None
 
     def preparation(self, size: int) -> Preparation:
         """The steps for an encoder whose input is ``size`` pixels wide.
@@ -118,6 +121,7 @@ class Recipe:
             "name": self.name,
             "encoder": self.encoder.params(),
             **({"train": self.train.params()} if self.train is not None else {}),
+            **({"klip": self.klip.to_table()} if self.klip is not None else {}),
             "prepare": [{"method": name, **table} for name, table in self.prepare],
             "forms": self.forms.params(),
             "score": {name: {"method": d.method(), **d.params()} for name, d in self.parts.items()},
@@ -197,7 +201,8 @@ def _apply(tables: dict[str, Any], key: str, text: str) -> None:
         raise ConfigError(f"--set {key}={text}: the key needs a table, as in score.standard.reduction=max")
     table = tables
     for depth, part in enumerate(path):
-        if part not in table and not (depth == 0 and part in _STAGES) and not (depth == 1 and path[0] == "prepare"):
+        made = (depth == 0 and part in _STAGES) or (depth == 1 and (path[0] == "prepare" or path == ["klip", "sampler"]))
+        if part not in table and not made:
             raise ConfigError(f"--set {key}={text}: the recipe has no table {'.'.join(path[: depth + 1])}{nearest(part, list(table))}")
         table = table.setdefault(part, {})
     spec = str(tables.get("encoder", {}).get("spec", EncoderChoice.spec))
@@ -211,7 +216,9 @@ def _owner(path: Sequence[str], table: Mapping[str, Any], spec: str) -> type[Com
         return registry.load("prepare", table.get("method", path[1]), Step)
     if path == ["train"]:
         return trainer_of(spec) or _nothing_to_train(spec)
-    single = {"encoder": EncoderChoice, "forms": Forms, "calibrate": Division, "decide": Thresholds}
+    if path == ["klip", "sampler"]:
+        return sampler_of(table)
+    single = {"encoder": EncoderChoice, "klip": Klip, "forms": Forms, "calibrate": Division, "decide": Thresholds}
     if path[0] not in single or len(path) != 1:
         raise ConfigError(f"--set {'.'.join(path)}: no such table{nearest(path[0], list(_STAGES))}")
     return single[path[0]]
@@ -226,6 +233,7 @@ def _build(name: str, tables: Mapping[str, Any]) -> Recipe:
         name=name,
         encoder=encoder,
         train=_train(encoder.spec, tables.get("train", {})),
+        klip=Klip.from_table(tables["klip"]) if "klip" in tables else None,
         prepare=_steps(tables.get("prepare", {})),
         forms=Forms.from_params(tables.get("forms", {}), where="forms"),
         parts=_parts(name, tables.get("score", {})),

@@ -18,7 +18,7 @@ from offmap.report.row import Row
 if TYPE_CHECKING:
     from offmap.pipeline.gate import Gate
 
-_NARROWEST = 1e-6
+NARROWEST = 1e-6
 """Least range of a map's colours: a map that is equal everywhere is shown without colour."""
 
 
@@ -31,6 +31,8 @@ class Result:
         picture: the image as read in 8 bits, or None.
         overlay: the picture under its map, ``(H, W, 3)`` uint8, or None.
         features: last layer of the encoder ``(D,)``, for neighbours.
+        reconstruction: of a measurement, ``(C, H, W)`` in [0, 1]; None of an image.
+        grid: the map on the detector's own grid, before it was brought onto the image.
     """
 
     row: Row
@@ -38,6 +40,8 @@ class Result:
     picture: np.ndarray | None = None
     overlay: np.ndarray | None = None
     features: np.ndarray | None = None
+    reconstruction: np.ndarray | None = None
+    grid: np.ndarray | None = None
 
 
 @dataclass
@@ -99,26 +103,36 @@ def follow(found: Iterable[Result], *, total: int | None, progress: Progress | N
 
 
 class MapFolder:
-    """Writes ``DIR/{row:07d}.npy`` and ``.png`` beside; a file is complete or absent."""
+    """Writes ``DIR/{row:07d}.npy`` and ``.png`` beside, of a measurement ``.reconstruction.npy`` as well; complete or absent.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    Args:
+        grid: write the map on the detector's own grid.
+    """
+
+    def __init__(self, folder: Path, *, grid: bool = False) -> None:
+        self._folder, self._grid = folder, grid
         folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, i: int, result: Result) -> None:
         """Keep the map of row ``i``; nothing for an item without a map."""
-        if result.map is None:
+        values = result.grid if self._grid else result.map
+        if values is None:
             return
         target = self._folder / f"{i:07d}.npy"
+        self._save(target, values)
+        if result.reconstruction is not None:
+            self._save(target.with_suffix(".reconstruction.npy"), result.reconstruction)
+        if result.overlay is not None:
+            save_png(target.with_suffix(".png"), result.overlay)
+
+    def _save(self, target: Path, values: np.ndarray) -> None:
         hidden = target.with_name(f".{target.name}.part")
         try:
             with hidden.open("wb") as file:
-                np.save(file, result.map.astype(np.float32), allow_pickle=False)
+                np.save(file, values.astype(np.float32), allow_pickle=False)
             hidden.replace(target)
         finally:
             hidden.unlink(missing_ok=True)
-        if result.overlay is not None:
-            save_png(target.with_suffix(".png"), result.overlay)
 
 
 def _rows(gate: "Gate", batch: Batch) -> Iterator[Row]:
@@ -149,7 +163,7 @@ def _result(
     if drawn is None:
         return Result(row, picture=picture, features=features)
     low, usual = next(iter(gate.scorer.map_limits.values()))
-    high = max(usual, float(drawn.max()), low + _NARROWEST)
+    high = max(usual, float(drawn.max()), low + NARROWEST)
     heat = to_image(drawn, image.frame, mask=image.mask)
     painted = None
     if picture is not None and drawn.ndim == 2:
@@ -158,4 +172,4 @@ def _result(
         peak = peak_slice(drawn)
         picture = display(image, index=min(peak * image.spatial[0] // drawn.shape[0], image.spatial[0] - 1))
         painted = overlay(picture, drawn[peak], low=low, high=high)
-    return Result(row, heat, picture, painted, features)
+    return Result(row, heat, picture, painted, features, grid=drawn)

@@ -17,19 +17,15 @@ from offmap.core.detector import Detector, Fitted
 from offmap.core.errors import BundleError, ConfigError, OODError
 from offmap.explain.neighbours import Neighbours
 from offmap.pipeline import recipe as recipes
-from offmap.pipeline.card import card
+from offmap.pipeline.card import card, is_kept
 from offmap.pipeline.inputs import PathLike
 from offmap.pipeline.scorer import Ensemble, Scorer
 from offmap.prepare.preparation import Preparation
 from offmap.represent.device import resolve_device
 from offmap.represent.open import Given, rebuild
-from offmap.represent.trained import TrainedEncoder
 
 if TYPE_CHECKING:
     from offmap.pipeline.gate import Gate
-
-KEPT_BYTES = 200 * 10**6
-"""Weights up to this size are copied into the gate; those that were trained for it always."""
 
 
 def save(gate: "Gate", folder: Path) -> str:
@@ -90,7 +86,7 @@ def _try_out(gate: "Gate", path: PathLike) -> None:
         return
     noise = np.random.default_rng(0).integers(0, 256, (1, 1, 64, 64), dtype=np.uint8)
     try:
-        gate.score(noise, axes="NCHW", jobs=0)
+        replace(gate, encoder=gate.encoder.rehearsal()).score(noise, axes="NCHW", jobs=0)
     except (OODError, RuntimeError, ValueError, LookupError, TypeError) as error:
         raise BundleError(f"{path}: the parts of this gate do not fit each other ({type(error).__name__}). Fit the gate anew") from error
 
@@ -104,6 +100,17 @@ def read_card(path: PathLike, *, expect: str | None = None) -> dict[str, Any]:
     found = bundle.read(Path(path), expect=expect)
     with _damage(path):
         return {"id": found.id, **found.manifest["card"]}
+
+
+def encoder_kind(path: PathLike) -> str:
+    """Kind of the encoder of a gate on disk, ``klip`` or ``diffusion``, without opening it.
+
+    Raises:
+        BundleError: damaged, forged, foreign or newer.
+    """
+    found = bundle.read(Path(path))
+    with _damage(path):
+        return str(found.manifest["stages"]["encoder"]["params"]["kind"])
 
 
 @contextmanager
@@ -162,11 +169,7 @@ def _add(stages: dict[str, dict[str, Any]], tensors: dict[str, Mapping[str, Tens
 
 
 def _weights(gate: "Gate") -> Mapping[str, Tensor]:
-    """Of an encoder that can be had again, up to ``KEPT_BYTES``; all of one that was trained for this gate."""
-    weights = gate.encoder.state() or {}
-    if isinstance(gate.encoder, TrainedEncoder):
-        return weights
-    return weights if sum(t.numel() * t.element_size() for t in weights.values()) <= KEPT_BYTES else {}
+    return gate.encoder.state() or {} if is_kept(gate.encoder) else {}
 
 
 def _scorer(manifest: Mapping[str, Any], stages: Mapping[str, Mapping[str, Tensor]]) -> Scorer:

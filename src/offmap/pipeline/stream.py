@@ -13,7 +13,7 @@ from torch import Tensor
 
 import offmap
 from offmap.core.encoder import Encoder
-from offmap.core.signals import is_map
+from offmap.core.signals import is_kept, is_map
 from offmap.core.types import STATIC, Image, NotAssessed, Source
 from offmap.pipeline.cache import FeatureCache, location
 from offmap.pipeline.lanes import in_order
@@ -62,7 +62,7 @@ class Stream:
     """How images become signals; the same object serves fit and score.
 
     Args:
-        needs: signals to give; maps switch the cache off, since they are not kept.
+        needs: signals to give; one that caches do not keep, such as a map, switches the cache off.
         jobs: decode workers; 0 = in this process.
         use_cache: look up and keep vectors by content.
     """
@@ -83,7 +83,7 @@ class Stream:
 
     def over(self, sources: Sequence[Source]) -> Iterator[Batch]:
         """Batches of all items of the sources, in input order."""
-        cache = self._cache()
+        cache = self.cache()
         work = self._work(None if cache is None else location(*self._fingerprint()))
         with Workers(work, jobs=self.jobs, limits=self.limits) as workers:
             yield from self._batches(_ahead(workers.run(sources), _PREFETCH), cache)
@@ -121,9 +121,9 @@ class Stream:
             self.fingerprint,
         )
 
-    def _cache(self) -> FeatureCache | None:
-        only_vectors = not any(is_map(n) or n == "image" for n in self.needs)
-        if not (self.use_cache and only_vectors) or self.picture or self.identifiers:
+    def cache(self) -> FeatureCache | None:
+        """Signals of images that were encoded before with the same weights and steps; None where none are kept."""
+        if not (self.use_cache and all(map(is_kept, self.needs))) or self.picture or self.identifiers:
             return None
         return FeatureCache(location(*self._fingerprint()))
 
@@ -198,7 +198,21 @@ class Stream:
         if cache is not None and fresh:
             cache.put([_row(batch, i, n, signals) for n, i in enumerate(fresh)])
         batch.signals = _merge(at, fresh, known, signals, self.device) if known else signals
-        return batch
+        return _without(batch, at, self.encoder.refused(batch.signals)) if at else batch
+
+
+def chosen(signals: Mapping[str, Tensor], rows: Sequence[int]) -> dict[str, Tensor]:
+    """Some rows of a batch."""
+    return {name: value if name in STATIC else value[list(rows)] for name, value in signals.items()}
+
+
+def _without(batch: Batch, at: Sequence[int], refused: Mapping[int, str]) -> Batch:
+    """The batch with refusals in place of the images that the encoder cannot assess."""
+    for row, reason in refused.items():
+        batch.entries[at[row]] = NotAssessed(batch.entries[at[row]].item, reason)
+    if refused:
+        batch.signals = chosen(batch.signals, [row for row in range(len(at)) if row not in refused])
+    return batch
 
 
 def stack(pixels: Sequence[np.ndarray]) -> Tensor:
@@ -217,7 +231,7 @@ def _row(batch: Batch, i: int, n: int, signals: Mapping[str, Tensor]) -> tuple[s
     own = {k: v for k, v in entry.meta.items() if k not in manifest}
     group = "" if set(PATIENT_COLUMNS) & set(manifest) else entry.group
     header, _ = pack(replace(entry, pixels=_NO_PIXELS, mask=None, meta=own, group=group, item=""))
-    vectors = {k: v[n].cpu().numpy() for k, v in signals.items() if k not in STATIC and v.ndim <= 3}
+    vectors = {k: v[n].cpu().numpy() for k, v in signals.items() if k not in STATIC and is_kept(k) and (v.ndim <= 3 or is_map(k))}
     if i in batch.prints:
         vectors[_PRINT] = batch.prints[i]
     return entry.digest, header, vectors

@@ -17,6 +17,9 @@ def to_toml(recipe: Recipe, *, comment: str = "") -> str:
     lines = [f"# {line}" for line in comment.splitlines()]
     lines += _table("encoder", tables["encoder"])
     lines += _table("train", tables["train"]) if "train" in tables else []
+    if "klip" in tables:
+        lines += _table("klip", {k: v for k, v in tables["klip"].items() if k != "sampler"})
+        lines += _table("klip.sampler", tables["klip"]["sampler"])
     seen: set[str] = set()
     for i, step in enumerate(tables["prepare"], 1):
         name = step["method"] if step["method"] not in seen else f"step_{i}"

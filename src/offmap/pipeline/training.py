@@ -18,7 +18,7 @@ from offmap.core.types import Signals
 from offmap.pipeline.collect import Collected, codes
 from offmap.pipeline.learn import MAP_ROWS, SMALLEST
 from offmap.pipeline.store import SignalStore
-from offmap.pipeline.stream import BATCH, Progress
+from offmap.pipeline.stream import BATCH, Progress, chosen
 from offmap.represent.trained import TrainedEncoder
 
 BYTES = 16 * 1024**3
@@ -168,14 +168,26 @@ def fill(
     *,
     device: torch.device,
     progress: Progress | None,
-) -> None:
-    """Put the signals of some images into the store; what only maps need, for the first ``MAP_ROWS``."""
+) -> tuple[np.ndarray, dict[int, str]]:
+    """Put the signals of some images into the store; what only maps need, for the first ``MAP_ROWS``.
+
+    Returns:
+        Rows that are in the store, and those that the encoder cannot assess, with the reason.
+    """
+    kept, refused = [], dict[int, str]()
     for start in range(0, len(rows), BATCH):
         some = rows[start : start + BATCH]
         asked = needs | (maps if start < MAP_ROWS else frozenset())
-        store.append(encoder.encode(pixels.take(some).to(device), asked))
+        signals = encoder.encode(pixels.take(some).to(device), asked)
+        bad = encoder.refused(signals)
+        refused |= {int(some[n]): reason for n, reason in bad.items()}
+        fine = [n for n in range(len(some)) if n not in bad]
+        if fine:
+            store.append(signals if not bad else chosen(signals, fine))
+        kept.append(some[fine])
         if progress is not None:
             progress({"event": "encode", "done": start + len(some), "total": len(rows)})
+    return np.concatenate(kept) if kept else rows, refused
 
 
 def told(training: Mapping[str, Any]) -> str:

@@ -31,12 +31,17 @@ def write(
     identifiers: bool,
     progress: Progress | None,
     use_cache: bool,
+    blocks: bool = False,
 ) -> Summary:
-    """Score all inputs into a table and, when asked for, a folder of maps and a page; see ``Gate.score_to``."""
+    """Score all inputs into a table and, when asked for, a folder of maps and a page; see ``Gate.score_to``.
+
+    Args:
+        blocks: maps are those of the detector's own grid, not brought onto the image.
+    """
     if maps is not None and not gate.scorer.maps:
         parts = ", ".join(gate.recipe.parts)
         raise ConfigError(f"--maps: no part of this gate draws maps ({parts}); fit with one that does, such as patchcore")
-    _spare_inputs(inputs, out)
+    spare_inputs(inputs, out)
     found = sources(inputs, volumes=gate.volumes)
     picture = maps is not None or report is not None
     stream = gate.stream(jobs, maps=picture, picture=picture, identifiers=identifiers, use_cache=use_cache)
@@ -47,12 +52,12 @@ def write(
                 out,
                 parts=gate.scorer.columns,
                 identifiers=IDENTIFIERS if identifiers else (),
-                meta=_columns(found),
+                meta=columns(found),
                 answers=signal_of(gate.encoder) in stream.needs,
             )
         )
         page = stack.enter_context(Page(report, gate.card, histogram=gate.histogram(), table=out.name)) if report is not None else None
-        folder = MapFolder(maps) if maps is not None else None
+        folder = MapFolder(maps, grid=blocks) if maps is not None else None
         rows = results(gate, stream.over(found), maps=picture)
         for i, result in enumerate(follow(rows, total=len(found), progress=progress, summary=summary)):
             table.append(result.row)
@@ -70,12 +75,17 @@ def _show(gate: "Gate", page: Page, result: Result) -> None:
     page.add(result.row, result.picture, result.overlay, neighbours=near)
 
 
-def _spare_inputs(inputs: PathLike | Sequence[PathLike], out: Path) -> None:
+def spare_inputs(inputs: PathLike | Sequence[PathLike], out: Path) -> None:
+    """Refuse a table that would take the place of an input.
+
+    Raises:
+        ConfigError: it is one.
+    """
     named = [inputs] if isinstance(inputs, str | Path) else inputs
     if out.exists() and any(Path(given).exists() and Path(given).samefile(out) for given in named):
         raise ConfigError(f"{out} is an input and would be overwritten; give another file for the table")
 
 
-def _columns(found: Sequence[Source]) -> list[str]:
+def columns(found: Sequence[Source]) -> list[str]:
     """Columns of the manifests, patients apart."""
     return list(dict.fromkeys(k for s in found for k in s.meta if k not in PATIENT_COLUMNS))

@@ -187,21 +187,29 @@ def _detector(detector: Mapping[str, Any]) -> list[Entry]:
     ]
 
 
-_MEASURED = {
+MEASURED: Mapping[str, str] = {
     "method": "Chosen",
     "mean_auroc": "Mean AUROC",
     "interval": "95 % interval",
     "auroc_of_parts": "AUROC, parts of the image",
     "auroc_of_whole_images": "AUROC, whole image",
     "auroc_of_file_forms": "AUROC, file forms",
+    "auroc_of_images": "AUROC of images",
+    "auroc_of_blocks": "AUROC of blocks inside them",
+    "auroc_before": "Both, with block and window as before",
+    "chosen_by": "Chosen by",
+    "to_be_large": "To be large",
+    "block_in_pixels": "Block, pixels",
+    "window": "Window, share of the steps",
     "best": "Best",
     "best_auroc": "Mean AUROC of the best",
     "detectors_compared": "Detectors compared",
 }
+"""What is known of a choice of detector or of its settings, in words."""
 
 
 def _evidence(evidence: Mapping[str, Any]) -> list[Entry]:
-    return [*_plain(evidence, _MEASURED), *_rest(evidence, frozenset(_MEASURED))]
+    return [*_plain(evidence, MEASURED), *_rest(evidence, frozenset(MEASURED))]
 
 
 _KINDS = {

@@ -66,6 +66,7 @@ class Page:
         table: name of the score table, for the reader.
         title: heading of the page.
         single: the page is of one image, which comes first and large, without the numbers of a run.
+        picture: what the first picture of a row is, under it.
         inline, shown: see ``INLINE`` and ``SHOWN``.
 
     Raises:
@@ -81,12 +82,14 @@ class Page:
         table: str = "",
         title: str = "Are these images on the map?",
         single: bool = False,
+        picture: str = "image",
         inline: int = INLINE,
         shown: int = SHOWN,
     ) -> None:
         self.folder = Path(folder)
         self._card, self._histogram, self._table, self._title = card, histogram, table, title
         self._inline, self._shown, self._single = inline, shown, single
+        self._picture, self._measured = picture, False
         self._scale = view.Scale.of(card)
         self._heap: list[tuple[tuple[float, float, float], int, _Kept]] = []
         self._scores = array("d")
@@ -124,11 +127,12 @@ class Page:
             SignalError: a picture of another type or shape.
         """
         order, self._count = self._count, self._count + 1
+        self._measured = self._measured or row.residual is not None
         self._verdicts[row.verdict] += 1
         if row.score is None:
             self._reasons[row.reason] += 1
             if len(self._refused) < REFUSED:
-                self._refused.append((row.item, row.reason))
+                self._refused.append((row.item, view.refusal(row)))
             return
         self._scores.append(row.score)
         if not self.wants(row):
@@ -177,7 +181,9 @@ class Page:
             "unnamed": answers.UNNAMED if any(k.row.answer is not None and not k.row.answer.classes for *_, k in self._heap) else "",
             "has_maps": any("-map." in name for *_, kept in self._heap for name, *_ in kept.files),
             "reasons": [(code, view.explain(code), n) for code, n in self._reasons.most_common()],
-            "refused": [(item, code, view.explain(code)) for item, code in self._refused],
+            "refused": self._refused,
+            "measured": self._measured,
+            "things": "measurement" if self._measured else "image",
             "card": cards.sections(self._card),
             "warnings": cards.listed(self._card, "warnings"),
             "table": self._table,
@@ -193,7 +199,8 @@ class Page:
 
     def _pictures(self, kept: _Kept, left: int) -> tuple[list[view.Picture], int]:
         out = []
-        for name, caption, width, height in kept.files:
+        for name, noted, width, height in kept.files:
+            caption = self._picture if noted == "image" else noted
             inside = left > 0
             left -= inside
             source = self._target.embed(name) if inside else f"images/{name}"

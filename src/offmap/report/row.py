@@ -35,6 +35,10 @@ ANSWERS: Mapping[str, pa.DataType] = MappingProxyType({"predicted": pa.string(),
 """The columns of a table whose gate is on a classifier: its answer, the probability of it, and the entropy of all in nats."""
 
 
+MEASURED: Mapping[str, pa.DataType] = MappingProxyType({"residual": pa.float64(), "psnr": pa.float64()})
+"""The columns of a table of measurements: what is left of each, in deviations of its noise, and decibels of its reconstruction."""
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """What is known of one item.
@@ -53,6 +57,9 @@ class Row:
         meta: the columns ``meta.<name>``: columns of the manifest that named the item.
         identifiers: the columns ``id.<name>``: patient data, filled only when the user asked for it; never printed.
         answer: of the classifier, the columns ``predicted``, ``max_probability`` and ``entropy``; None without one.
+        residual: of a measurement: root mean square of ``y - A x`` in deviations of the stated noise; known for some that were not
+            assessed, too.
+        psnr: of a reconstruction against its reference, dB; None without one.
 
     Raises:
         SignalError: a number is NaN or infinite, or status, score and verdict contradict each other.
@@ -72,9 +79,11 @@ class Row:
     meta: Mapping[str, str] = field(default_factory=dict)
     identifiers: Mapping[str, str] = field(default_factory=dict, repr=False)
     answer: Answer | None = None
+    residual: float | None = None
+    psnr: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("score", "p_value", "surprise_bits", "bits_extrapolated", "cause_confidence"):
+        for name in ("score", "p_value", "surprise_bits", "bits_extrapolated", "cause_confidence", *MEASURED):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, float(value))
         numbers = {f.name: getattr(self, f.name) for f in fields(self)} | {f"score.{k}": v for k, v in self.parts.items()}
@@ -102,6 +111,7 @@ class Columns:
         identifiers: names of the patient data; empty unless the user asked for it.
         meta: names of the manifest's columns that are kept.
         answers: the classifier's answers have columns.
+        measured: what is known of measurements has columns.
 
     Raises:
         ConfigError: a name occurs twice.
@@ -111,6 +121,7 @@ class Columns:
     identifiers: tuple[str, ...] = ()
     meta: tuple[str, ...] = ()
     answers: bool = False
+    measured: bool = False
 
     def __post_init__(self) -> None:
         for names in (self.parts, self.identifiers, self.meta):
@@ -122,18 +133,19 @@ class Columns:
     def of(cls, rows: Iterable[Row]) -> "Columns":
         """The columns that these rows fill, in order of appearance."""
         found: tuple[dict[str, None], dict[str, None], dict[str, None]] = ({}, {}, {})
-        answered = False
+        answered = measured = False
         for row in rows:
             answered = answered or row.answer is not None
+            measured = measured or row.residual is not None
             for names, values in zip(found, (row.parts, row.identifiers, row.meta), strict=True):
                 names.update(dict.fromkeys(values))
         parts, identifiers, meta = (tuple(names) for names in found)
-        return cls(parts, identifiers, meta, answered)
+        return cls(parts, identifiers, meta, answered, measured)
 
     @property
     def schema(self) -> pa.Schema:
         """Names and types; every column but ``item``, ``status`` and ``verdict`` may be null."""
-        typed = dict(FIXED) | (dict(ANSWERS) if self.answers else {})
+        typed = dict(FIXED) | (dict(ANSWERS) if self.answers else {}) | (dict(MEASURED) if self.measured else {})
         typed |= {f"score.{name}": pa.float32() for name in self.parts}
         typed |= {f"id.{name}": pa.string() for name in self.identifiers}
         typed |= {f"meta.{name}": pa.string() for name in self.meta}
@@ -148,6 +160,8 @@ class Columns:
         data: dict[str, list[Any]] = {name: [_plain(getattr(row, name)) for row in rows] for name in FIXED}
         if self.answers:
             data |= {name: [_plain(cell) for cell in cells] for name, cells in answers.columns([row.answer for row in rows]).items()}
+        if self.measured:
+            data |= {name: [getattr(row, name) for row in rows] for name in MEASURED}
         for prefix, attribute, names in self._groups():
             for row in rows:
                 for name in getattr(row, attribute):

@@ -18,7 +18,7 @@ import pyarrow.json as pj
 import pyarrow.parquet as pq
 
 from offmap.core.errors import ConfigError, NotAvailableError, ReadError
-from offmap.report.row import ANSWERS, FIXED, Columns, Row
+from offmap.report.row import ANSWERS, FIXED, MEASURED, Columns, Row
 from offmap.report.words import VERDICTS, middle, printable
 from offmap.report.writer import shortest, write_table
 
@@ -162,7 +162,7 @@ def _read(path: Path) -> pa.Table:
         raise ConfigError(f"{str(path)!r}: a score table ends in .csv, .jsonl or .parquet")
     with path.open(encoding="utf-8", newline="") as file:
         names = list(json.loads(file.readline() or "{}")) if suffix == ".jsonl" else next(csv.reader(file), [])
-    kinds = pa.schema([pa.field(name, {**FIXED, **ANSWERS}.get(name, _kind(name))) for name in names])
+    kinds = pa.schema([pa.field(name, {**FIXED, **ANSWERS, **MEASURED}.get(name, _kind(name))) for name in names])
     if suffix == ".jsonl":
         return pj.read_json(path, parse_options=pj.ParseOptions(explicit_schema=kinds)) if names else kinds.empty_table()
     convert = pv.ConvertOptions(column_types=kinds, null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=True)

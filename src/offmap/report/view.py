@@ -134,6 +134,13 @@ def explain(reason: str) -> str:
     return REASONS.get(reason, reason)
 
 
+def refusal(row: Row) -> str:
+    """Why an item was not assessed, with what is known of its measurement."""
+    if row.residual is None or row.reason != "noise_level":
+        return explain(row.reason)
+    return f"{explain(row.reason)} ({row.residual:.3g} times the stated noise is left)"
+
+
 def _bits(bits: float | None, scale: Scale) -> str:
     if bits is None:
         return ""
@@ -153,6 +160,8 @@ def _rate(row: Row, scale: Scale) -> str:
 def _facts(row: Row) -> tuple[tuple[str, str], ...]:
     facts = [("score", number(row.score))] if row.score is not None else []
     facts += [("p-value", f"{row.p_value:.3g}")] if row.p_value is not None else []
+    facts += [("left over", f"{row.residual:.2f} × noise")] if row.residual is not None else []
+    facts += [("PSNR", f"{row.psnr:.1f} dB")] if row.psnr is not None else []
     if row.cause:
         sure = "" if row.cause_confidence is None else f" ({percent(row.cause_confidence)} sure)"
         facts.append(("cause", row.cause + sure))

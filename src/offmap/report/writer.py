@@ -96,7 +96,7 @@ class TableWriter:
 
     Args:
         path: ends in ``.csv``, ``.jsonl`` or ``.parquet``; a missing folder is made.
-        parts, identifiers, meta, answers: which columns there are beyond the fixed ones, see ``offmap.report.row.Columns``.
+        parts, identifiers, meta, answers, measured: which columns there are beyond the fixed ones, see ``offmap.report.row.Columns``.
         chunk: rows held in memory before they are written.
 
     Raises:
@@ -111,10 +111,11 @@ class TableWriter:
         identifiers: Sequence[str] = (),
         meta: Sequence[str] = (),
         answers: bool = False,
+        measured: bool = False,
         chunk: int = CHUNK,
     ) -> None:
         self.path = Path(path)
-        self.columns = Columns(tuple(parts), tuple(identifiers), tuple(meta), answers)
+        self.columns = Columns(tuple(parts), tuple(identifiers), tuple(meta), answers, measured)
         self.count = 0
         self._rows: list[Row] = []
         self._chunk = chunk

@@ -2,7 +2,8 @@
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -151,15 +152,37 @@ class KlipEncoder(Encoder):
         maps = {MAP: found.sums.maps().float(), RELATIVE: found.sums.maps(relative=True).float()}
         return {**maps, FOREGROUND: body, RESIDUAL: found.residual, RECONSTRUCTION: mean.float()}
 
+    def refused(self, signals: Signals) -> Mapping[int, str]:
+        """Images whose reconstruction shows nothing but air: they have no block to score."""
+        if FOREGROUND not in signals:
+            return {}
+        empty = ~(signals[FOREGROUND] > 0).flatten(1).any(dim=1)
+        return dict.fromkeys(empty.nonzero().flatten().tolist(), "no_foreground")
+
+    def rehearsal(self) -> "KlipEncoder":
+        """The same signals from one sample and as few steps as there are windows."""
+        return self._again(self._denoiser, replace(self.sampler, steps=2 if self._windows == 1 else self._windows, samples=1), self._device)
+
+    def blank(self, count: int = 2) -> dict[str, Tensor]:
+        """Signals of the right shapes that no image gave, to try out what reads them."""
+        side = self.input.size // self._cell
+        maps = torch.ones(count, self._windows, side, side, device=self._device)
+        picture = torch.ones(count, self.input.channels, self.input.size, self.input.size, device=self._device)
+        cells, one = maps[:, 0], maps[:, 0, 0, 0]
+        return {MAP: maps, RELATIVE: maps.clone(), FOREGROUND: cells, RESIDUAL: one, RECONSTRUCTION: picture}
+
     def to(self, device: torch.device | str) -> "KlipEncoder":
         """The same encoder on another device; the user's module stays where it is, a copy is moved."""
         if torch.device(device) == self._device:
             return self
         moved = copy.deepcopy(self._denoiser).to(device) if isinstance(self._denoiser, nn.Module) else self._denoiser
+        return self._again(moved, self.sampler, device)
+
+    def _again(self, denoiser: Denoiser | PatchPrior, sampler: Sampler, device: torch.device | str) -> "KlipEncoder":
         return KlipEncoder(
-            moved,
+            denoiser,
             self.operator,
-            self.sampler,
+            sampler,
             size=self.input.size,
             channels=self.input.channels,
             cell=self._cell,
@@ -169,9 +192,9 @@ class KlipEncoder(Encoder):
             device=device,
         )
 
-    def state(self) -> None:
+    def state(self) -> dict[str, Tensor] | None:
         """None: the denoiser is given again when a gate is loaded."""
-        return
+        return None
 
     def config(self) -> dict[str, Any]:
         """Operator, sampler and sizes; noise level and scale belong to the meaning of a score."""

@@ -45,8 +45,9 @@ def open_encoder(
 
     Args:
         spec: ``builtin``, ``builtin:DIR`` (of `offmap train-encoder`), ``hub:NAME_OR_DIR``, ``classifier:FILE``, ``diffusion:DIR`` or
-            ``autoencoder:DIR`` (of ``save`` of their encoders), a module, a list of classifiers (an ensemble), or an encoder that is
-            open already, such as one with exits, which is moved to the device and takes no further choices.
+            ``autoencoder:DIR`` (of ``save`` of their encoders; or a gate that keeps a diffusion model), a module, a list of classifiers
+            (an ensemble), or an encoder that is open already, such as one with exits, which is moved to the device and takes no further
+            choices.
         layers: those to give; the encoder's default ones when empty; of an ensemble, the first member's.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         trust_classifier: lets a program file run.
@@ -88,7 +89,7 @@ def _opened(spec: Given, layers: Sequence[str], device: str, trust_classifier: b
     if kind in MODELS and rest:
         if layers or input is not None:
             raise ConfigError(f"{spec} is a model of images ({kind}), which has no layers to choose and the size it was trained at")
-        return _model(kind).from_folder(Path(rest), device=place)
+        return _diffusion(Path(rest), place) if kind == "diffusion" else _model(kind).from_folder(Path(rest), device=place)
     if spec.startswith(TRAIN) and rest:
         raise ConfigError(
             f"encoder {named(rest).method()!r} is trained while a gate is fitted (`offmap fit`); name a network that is there"
@@ -104,6 +105,22 @@ def _model(kind: str) -> "type[AutoencoderEncoder] | type[DiffusionEncoder]":
     from offmap.represent.autoencoder import AutoencoderEncoder
 
     return AutoencoderEncoder
+
+
+def _diffusion(folder: Path, device: torch.device) -> Encoder:
+    """A folder of a diffusion model, or the one that a gate keeps."""
+    from offmap.core import bundle
+    from offmap.core.manifest import MANIFEST
+    from offmap.represent.diffusion import DiffusionEncoder
+
+    if not (folder / MANIFEST).is_file():
+        return DiffusionEncoder.from_folder(folder, device=device)
+    found = bundle.read(folder)
+    config = found.manifest["stages"].get("encoder", {}).get("params", {})
+    config = config.get("base", config)
+    if config.get("kind") not in ("diffusion", "trained") or config.get("trainer", "diffusion") != "diffusion":
+        raise ConfigError(f"the gate {folder} keeps no diffusion model: its encoder is {config.get('name')}")
+    return rebuild(config, found.stages["encoder"] or None, device=str(device))
 
 
 def _builtin(folder: str, layers: Sequence[str], spec: Input | None, device: torch.device) -> BuiltinEncoder:
@@ -167,6 +184,8 @@ def rebuild(
     if kind in ("slices", "patches"):
         base = rebuild(config["base"], state, given=given, trust_classifier=trust_classifier, device=device)
         return _wrapped(config, base)
+    if kind == "klip_prior":
+        return _klip(config, state, given=given, device=device)
     if kind == "exits":
         return _with_exits(config, state or {}, given=given, trust_classifier=trust_classifier, device=device)
     if kind == "text":
@@ -191,6 +210,17 @@ def rebuild(
             f"the gate was fitted on {config.get('name')} with {config.get('sha256')}: its scores would mean nothing"
         )
     return encoder
+
+
+def _klip(config: Mapping[str, Any], state: Mapping[str, Tensor] | None, *, given: Given | None, device: str) -> Encoder:
+    """KLIP on the prior that the gate keeps, or that is given again."""
+    from offmap.represent.klip_prior import PriorKlipEncoder
+
+    bare = given.base if isinstance(given, PriorKlipEncoder) else given
+    if not isinstance(config.get("base"), Mapping):
+        raise BundleError("the gate's KLIP encoder lacks its prior")
+    base = rebuild(config["base"], state, given=bare, device=device)
+    return PriorKlipEncoder.rebuilt(config, base, device=resolve_device(device))
 
 
 def _own(config: Mapping[str, Any], state: Mapping[str, Tensor] | None, given: Given | None, device: str) -> Encoder:

@@ -37,6 +37,18 @@ def parse(text: str) -> Operator:
     return known[name].from_params(values, where=f"operator {name}")
 
 
+def says(text: str, operator: Operator) -> bool:
+    """Whether a text describes this operator, in its name and in all keys that it names.
+
+    Raises:
+        ConfigError: as ``parse``.
+    """
+    name, _, rest = text.partition(":")
+    given, have = parse(text), operator.params()
+    named = [part.partition("=")[0] for part in filter(None, rest.split(","))]
+    return name == operator.method() and all(getattr(given, key) == have[key] for key in named)
+
+
 def _value(text: str) -> object:
     try:
         return json.loads(text)
