@@ -169,6 +169,12 @@ def test_half_precision_starts_the_same() -> None:
     assert half[0].loss == pytest.approx(full[0].loss, rel=0.02)
 
 
+def test_a_folded_network_trains(tmp_path: Path) -> None:
+    found, told = watched(plan=DiffusionPlan(size=8, widths=(8, 16), fold=2, steps=4, batch=4, check_every=2), out=tmp_path)
+    assert found.net.shape.fold == 2
+    assert all(math.isfinite(p.loss) for p in told)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -179,6 +185,8 @@ def test_half_precision_starts_the_same() -> None:
         {"held_out": 0.6},
         {"margin": 0.5},
         {"size": 2},
+        {"size": 8, "fold": 4},
+        {"fold": 3},
         {"noise_spread": math.inf},
     ],
 )

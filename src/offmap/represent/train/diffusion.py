@@ -35,6 +35,7 @@ class DiffusionPlan:
     Args:
         size: side of the images in pixels.
         widths, blocks: channels of each level, and residual blocks a level.
+        fold: pixels on each side that become channels before the first level; 2 is two to three times as fast at 64 pixels.
         steps: optimiser steps; None = until the minutes are over.
         minutes: wall-clock time; None = until the steps are done. With minutes the learning rate follows the clock, and a
             resumed run is not bit for bit that of one sitting.
@@ -54,6 +55,7 @@ class DiffusionPlan:
     size: int = 32
     widths: tuple[int, ...] = (32, 64, 64)
     blocks: int = 1
+    fold: int = 1
     steps: int | None = 4000
     minutes: float | None = None
     batch: int = 32
@@ -80,8 +82,9 @@ class DiffusionPlan:
             raise ConfigError(f"average = {self.average} [0, 1), held_out = {self.held_out} (0, 0.5], margin = {self.margin} [0, 0.5)")
         if self.precision not in ("float32", "bfloat16"):
             raise ConfigError(f"precision = {self.precision!r} must be 'float32' or 'bfloat16'")
-        if self.size < UNetShape(widths=self.widths, blocks=self.blocks).stride:
-            raise ConfigError(f"size = {self.size} is smaller than the stride of {len(self.widths)} levels, {2 ** (len(self.widths) - 1)}")
+        stride = UNetShape(widths=self.widths, blocks=self.blocks, fold=self.fold).stride
+        if self.size < stride:
+            raise ConfigError(f"size = {self.size} is smaller than the stride of {len(self.widths)} levels, {stride}")
 
     def done(self, step: int, seconds: float) -> float:
         """Share of the run that is over, in [0, 1]."""
@@ -161,7 +164,7 @@ def train_diffusion(
         raise DataError(f"training images are not finite in rows {torch.nonzero(~good).flatten().tolist()[:8]}: leave them out")
     run = _Run.of(images, plan, seed, resolve_device(device), held_out)
     identity = {
-        "plan": {k: v for k, v in asdict(plan).items() if k != "patience"},
+        "plan": {k: v for k, v in asdict(plan).items() if k != "patience" and (k, v) != ("fold", 1)},
         "seed": seed,
         "images": tensors_sha256({"images": images, "rows": torch.empty(0) if held_out is None else held_out}),
     }
@@ -248,7 +251,7 @@ class _Run:
 
     def begin(self) -> _State:
         """Weights drawn, optimiser empty."""
-        shape = UNetShape(int(self.train.shape[1]), self.train.ndim - 2, self.plan.widths, self.plan.blocks)
+        shape = UNetShape(int(self.train.shape[1]), self.train.ndim - 2, self.plan.widths, self.plan.blocks, fold=self.plan.fold)
         net = EDMDenoiser(shape, self.sigma_data, generator=self._generator((1 << 31) - 1)).to(self.device)
         net = net.to(memory_format=torch.channels_last) if shape.axes == 2 else net  # type: ignore[call-overload]
         return _State(net, copy.deepcopy(net), torch.optim.AdamW(net.parameters(), lr=self.plan.rate, weight_decay=0.0))
