@@ -137,6 +137,7 @@ def train_diffusion(
     device: str = "cpu",
     resume: bool = False,
     held_out: Int64[Tensor, " m"] | None = None,
+    start: EDMDenoiser | None = None,
     progress: Callable[[DiffusionProgress], None] | None = None,
 ) -> TrainedDiffusion:
     """Train on normal images.
@@ -147,12 +148,13 @@ def train_diffusion(
         seed: of weights, division, batches and noise.
         resume: go on from the checkpoint in ``out`` if there is one.
         held_out: rows that judge checkpoints and train nothing; drawn where not given.
+        start: a trained network of the same architecture whose weights the run begins with: fine-tuning. It is not changed.
         progress: told of each step.
 
     Raises:
         DataError: fewer than 16 images, all of one value, or some that are not finite (rows named).
-        ConfigError: images of another size, a checkpoint of another run or one that cannot be written, or a loss that is not
-            finite before the first checkpoint.
+        ConfigError: images of another size, a start of another architecture, a checkpoint of another run or one that cannot be
+            written, or a loss that is not finite before the first checkpoint.
         NotAvailableError: MONAI, einops or the device is missing.
     """
     if len(images) < LEAST:
@@ -168,7 +170,9 @@ def train_diffusion(
         "seed": seed,
         "images": tensors_sha256({"images": images, "rows": torch.empty(0) if held_out is None else held_out}),
     }
-    state = run.begin()
+    if start is not None:
+        identity["start"] = tensors_sha256(start.state_dict())
+    state = run.begin(start)
     if out is not None and resume and (out / checkpoint.FILE).is_file():
         state.load(*checkpoint.read(out, identity))
     notes = [] if len(images) >= FEW else [f"{len(images)} training images are few: the model may know them by heart"]
@@ -249,10 +253,14 @@ class _Run:
         sigma_data = float((2 * train.double() - 1).square().mean().sqrt())
         return cls(plan, seed, 2 * train.float() - 1, Trial.of(held_out.float(), seed), sigma_data, device)
 
-    def begin(self) -> _State:
-        """Weights drawn, optimiser empty."""
+    def begin(self, start: EDMDenoiser | None = None) -> _State:
+        """Weights drawn, or those of a network to start from; optimiser empty."""
         shape = UNetShape(int(self.train.shape[1]), self.train.ndim - 2, self.plan.widths, self.plan.blocks, fold=self.plan.fold)
         net = EDMDenoiser(shape, self.sigma_data, generator=self._generator((1 << 31) - 1)).to(self.device)
+        if start is not None:
+            if start.shape != shape:
+                raise ConfigError(f"the network to start from has the architecture {start.shape.to_json()}, the plan {shape.to_json()}")
+            net.load_state_dict(start.state_dict())
         net = net.to(memory_format=torch.channels_last) if shape.axes == 2 else net  # type: ignore[call-overload]
         return _State(net, copy.deepcopy(net), torch.optim.AdamW(net.parameters(), lr=self.plan.rate, weight_decay=0.0))
 
