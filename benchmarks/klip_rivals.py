@@ -1,7 +1,9 @@
 """What KLIP is held against: two ways to reconstruct from the same sinograms, and scores and maps of other methods."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -28,6 +30,9 @@ LEVELS = (20, 10.0, 0.02)
 """Of the bound on the log-likelihood: number, highest and lowest."""
 
 CHUNK = 32
+
+Way = Callable[[Mapping[str, Tensor]], dict[str, "Found"]]
+"""Gives scores and maps of sets of images."""
 
 
 @dataclass(frozen=True)
@@ -147,17 +152,53 @@ def brought(maps: Tensor, images: Tensor) -> Float[np.ndarray, "n h w"]:
     return grown[:, 0].numpy()
 
 
-def of_the_prior(
-    encoder: DiffusionEncoder, held_out: Tensor, sets: Mapping[str, Tensor], names: Sequence[str] = DIFFUSION
-) -> dict[str, dict[str, Found]]:
-    """Detectors that read the same diffusion model, with statistics of the held-out part."""
-    known = registry.load_all("score", Detector)
-    return {name: detected(known[name](), encoder, held_out, held_out, sets) for name in names}
+def of_the_prior(name: str, encoder: DiffusionEncoder, held_out: Tensor, sets: Mapping[str, Tensor]) -> dict[str, Found]:
+    """A detector that reads the same diffusion model, with statistics of the held-out part."""
+    return detected(registry.load_all("score", Detector)[name](), encoder, held_out, held_out, sets)
 
 
 def patchcore(encoder: Encoder, fit: Tensor, sets: Mapping[str, Tensor]) -> dict[str, Found]:
     """On the built-in encoder; its core-set is of the part that trained the prior."""
     return detected(PatchCore(), encoder, fit, fit, sets)
+
+
+def denoising_autoencoder(folder: Path, fit: Tensor, tune: Tensor) -> Encoder | None:
+    """The one in the folder, or a new one, trained like the prior for eight minutes; None where this version has no autoencoders."""
+    try:
+        from offmap.represent.autoencoder import AutoencoderEncoder
+        from offmap.represent.train.objectives import DAEPlan
+        from offmap.represent.train.reconstruction import train_reconstruction
+    except ImportError:
+        return None
+    if not (folder / "model.safetensors").exists():
+        plan = DAEPlan(steps=None, minutes=8, precision="bfloat16", check_every=400, patience=1000)
+        held_out = torch.arange(len(fit), len(fit) + len(tune))
+        found = train_reconstruction(torch.cat([fit, tune]), plan, out=folder, resume=True, held_out=held_out)
+        AutoencoderEncoder(found.net).save(folder)
+        print(f"  dae: {found.steps} steps, drawn anomalies {found.area:.3f}", flush=True)
+    return AutoencoderEncoder.from_folder(folder)
+
+
+def restored(encoder: Encoder, held_out: Tensor, sets: Mapping[str, Tensor]) -> dict[str, Found]:
+    """What a restoring network changes, squared."""
+    detector = registry.load_all("score", Detector)["reconstruction"].from_params({"measure": "l2"})
+    return detected(detector, encoder, held_out, held_out, sets)
+
+
+def kept(folder: Path, ways: Mapping[str, Way], sets: Mapping[str, Tensor]) -> dict[str, dict[str, Found]]:
+    """What each method finds, from the folder if it is there."""
+    out = {}
+    for name, way in ways.items():
+        path = folder / f"{name.replace(' ', '_')}.npz"
+        if not path.exists():
+            start, found = time.process_time(), way(sets)
+            arrays = {f"{key} {part}": value for key, f in found.items() for part, value in vars(f).items() if value is not None}
+            folder.mkdir(parents=True, exist_ok=True)
+            np.savez_compressed(path, **arrays)
+            print(f"  {name} in {folder.name}: {time.process_time() - start:.0f} s", flush=True)
+        with np.load(path) as arrays:
+            out[name] = {key: Found(arrays[f"{key} scores"], arrays.get(f"{key} maps")) for key in sets}
+    return out
 
 
 def tuned(make: Callable[[object], Tensor], values: Sequence[object], images: Tensor) -> tuple[object, Tensor]:
