@@ -97,15 +97,20 @@ class Judge:
         return line | {"whether": value, "whether lo": low, "whether hi": high, "~whether": draws, "n": len(truth.head)}
 
     def klip(self, setting: str) -> list[dict[str, object]]:
-        """KLIP by default and tuned, and the full divergence."""
+        """KLIP by default and tuned, without its window, without its blocks, and the full divergence."""
         bench = self.bench
         found = {name: bench.sampled(setting, self.collection, "test", name) for name in ("clean", *slices.PLANT)}
         default, (where, which) = bench.default(setting), bench.tuned(setting)
         whole = Reading(0, found["clean"][MAP].shape[1], areas.BLOCK)
+        blocks = [Reading(0, whole.stop, reading.block) for reading in (where, which)]
         rows = []
         for kind in slices.PLANT:
             odd = found[kind]
-            for method, a, b in (("KLIP, tuned on stars", where, which), ("KLIP, default", default, default)):
+            for method, a, b in (
+                ("KLIP, tuned on stars", where, which),
+                ("KLIP, default", default, default),
+                ("KLIP, blocks only", *blocks),
+            ):
                 scores = {name: b.score(s[MAP], s[FOREGROUND]) for name, s in found.items()}
                 rows.append(self.row(kind, method, "sinogram", scores, a.judged(odd[MAP])))
             scores = {name: s[MAP].double().sum(dim=(1, 2, 3)).numpy() for name, s in found.items()}

@@ -102,7 +102,7 @@ class EDMDenoiser(nn.Module):
         self._check(x)
         level = sigma.view(-1, *[1] * (x.ndim - 1))
         total = level.square() + self.sigma_data**2
-        seen = self._seen(_padded(x / total.sqrt(), self.shape.stride), (sigma.log() / 4).to(x.dtype))
+        seen: Any = self._seen(_padded(x / total.sqrt(), self.shape.stride), (sigma.log() / 4).to(x.dtype))
         inside = seen[(..., *(slice(0, n) for n in x.shape[2:]))].to(x.dtype)
         mean: Tensor = self.sigma_data**2 / total * x + level * self.sigma_data / total.sqrt() * inside
         return mean
