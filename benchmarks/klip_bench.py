@@ -101,7 +101,9 @@ class Bench:
             found = klip.encode(images, NEEDS)
             seconds = torch.tensor((time.process_time() - start) / len(images))
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({**{k: v.contiguous() for k, v in found.items()}, "seconds": seconds}, path)
+            part = path.with_suffix(".part")
+            save_file({**{k: v.contiguous() for k, v in found.items()}, "seconds": seconds}, part)
+            part.replace(path)
             print(f"  {self.prior} {setting}: {collection} {part} {name} {float(seconds):.2f} s an image", flush=True)
         return {key: value[: len(images)] if value.ndim else value for key, value in load_file(path).items()}
 

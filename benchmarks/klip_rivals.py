@@ -194,7 +194,9 @@ def kept(folder: Path, ways: Mapping[str, Way], sets: Mapping[str, Tensor]) -> d
             start, found = time.process_time(), way(sets)
             arrays = {f"{key} {part}": value for key, f in found.items() for part, value in vars(f).items() if value is not None}
             folder.mkdir(parents=True, exist_ok=True)
-            np.savez_compressed(path, **arrays)
+            part = path.with_name(f".{path.stem}.part.npz")
+            np.savez_compressed(part, **arrays)
+            part.replace(path)
             print(f"  {name} in {folder.name}: {time.process_time() - start:.0f} s", flush=True)
         with np.load(path) as arrays:
             out[name] = {key: Found(arrays[f"{key} scores"], arrays.get(f"{key} maps")) for key in sets}
