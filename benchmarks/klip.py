@@ -128,7 +128,7 @@ class Judge:
         return rows
 
 
-def compared(bench: Bench) -> list[dict[str, object]]:
+def compared(bench: Bench, methods: Sequence[str] = ()) -> list[dict[str, object]]:
     """Localisation and whole images: KLIP, the full divergence, and other methods on the images and on what KLIP reconstructs."""
     rows: list[dict[str, object]] = []
     own = bench.collections[bench.prior]
@@ -141,6 +141,7 @@ def compared(bench: Bench) -> list[dict[str, object]]:
         seen = {name: bench.sampled(MAIN, collection, "test", name)[RECONSTRUCTION] for name in plain}
         for words, sets, held_out in (("image", plain, tune), ("reconstruction", seen, mean)):
             makers = ways(bench, fit if words == "image" else held_out, held_out, words)
+            makers = {name: way for name, way in makers.items() if not methods or name in methods}
             path = bench.folder / "rivals" / f"{bench.prior}-{collection}-{words}-{len(plain['clean'])}"
             lines += judge.rivals(words, rivals.kept(path, makers, sets))
         rows += against_klip(lines)
@@ -155,8 +156,8 @@ def ways(bench: Bench, fit: Tensor, held_out: Tensor, words: str) -> dict[str, r
     found |= {name: partial(rivals.of_the_prior, name, net, held_out) for name in names}
     found["patchcore"] = partial(rivals.patchcore, open_encoder("builtin"), fit)
     moved = slices.moved(own.images[own.fit], COPIES, 0)
-    restoring = rivals.denoising_autoencoder(bench.folder / f"dae-{bench.prior}", moved, own.images[own.tune])
-    return found if restoring is None else found | {"dae": partial(rivals.restored, restoring, held_out)}
+    found["dae"] = partial(rivals.restored, bench.folder / f"dae-{bench.prior}", moved, own.images[own.tune], held_out)
+    return found
 
 
 def against_klip(rows: Sequence[dict[str, object]]) -> list[dict[str, object]]:
@@ -282,6 +283,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="where networks and samples lie")
     parser.add_argument("--parts", default="psnr,areas,evaluations,cost,apart")
+    parser.add_argument("--methods", default="", help="other methods of `areas`, separated by commas; default all")
     parser.add_argument("--priors", default="brain_mr,ixi")
     parser.add_argument("--settings", default=",".join(str(i) for i in range(len(SETTINGS))), help="numbers of settings")
     parser.add_argument("--images", type=int, default=40, help="of each part of each collection, at most")
@@ -298,7 +300,7 @@ def main() -> None:
     chosen = [list(SETTINGS)[int(i)] for i in args.settings.split(",")]
     tables = {
         "psnr": lambda: [row for bench in benches for row in reconstruction(bench)],
-        "areas": lambda: [row for bench in benches for row in compared(bench)],
+        "areas": lambda: [row for bench in benches for row in compared(bench, list(filter(None, args.methods.split(","))))],
         "evaluations": lambda: [row for bench in benches[:1] for row in evaluations(bench, chosen)],
         "cost": lambda: cost(benches[0]),
         "apart": lambda: apart(args.folder, collections, args.images),

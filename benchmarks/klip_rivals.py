@@ -162,27 +162,24 @@ def patchcore(encoder: Encoder, fit: Tensor, sets: Mapping[str, Tensor]) -> dict
     return detected(PatchCore(), encoder, fit, fit, sets)
 
 
-def denoising_autoencoder(folder: Path, fit: Tensor, tune: Tensor) -> Encoder | None:
-    """The one in the folder, or a new one, trained like the prior for eight minutes; None where this version has no autoencoders."""
-    try:
-        from offmap.represent.autoencoder import AutoencoderEncoder
-        from offmap.represent.train.objectives import DAEPlan
-        from offmap.represent.train.reconstruction import train_reconstruction
-    except ImportError:
-        return None
+def restored(folder: Path, fit: Tensor, tune: Tensor, held_out: Tensor, sets: Mapping[str, Tensor]) -> dict[str, Found]:
+    """What a denoising autoencoder changes, squared; trained on the prior's images for eight minutes unless it is in the folder.
+
+    Raises:
+        ImportError: this version has no autoencoders.
+    """
+    from offmap.represent.autoencoder import AutoencoderEncoder
+    from offmap.represent.train.objectives import DAEPlan
+    from offmap.represent.train.reconstruction import train_reconstruction
+
     if not (folder / "model.safetensors").exists():
         plan = DAEPlan(steps=None, minutes=8, precision="bfloat16", check_every=400, patience=1000)
-        held_out = torch.arange(len(fit), len(fit) + len(tune))
-        found = train_reconstruction(torch.cat([fit, tune]), plan, out=folder, resume=True, held_out=held_out)
+        rows = torch.arange(len(fit), len(fit) + len(tune))
+        found = train_reconstruction(torch.cat([fit, tune]), plan, out=folder, resume=True, held_out=rows)
         AutoencoderEncoder(found.net).save(folder)
         print(f"  dae: {found.steps} steps, drawn anomalies {found.area:.3f}", flush=True)
-    return AutoencoderEncoder.from_folder(folder)
-
-
-def restored(encoder: Encoder, held_out: Tensor, sets: Mapping[str, Tensor]) -> dict[str, Found]:
-    """What a restoring network changes, squared."""
     detector = registry.load_all("score", Detector)["reconstruction"].from_params({"measure": "l2"})
-    return detected(detector, encoder, held_out, held_out, sets)
+    return detected(detector, AutoencoderEncoder.from_folder(folder), held_out, held_out, sets)
 
 
 def kept(folder: Path, ways: Mapping[str, Way], sets: Mapping[str, Tensor]) -> dict[str, dict[str, Found]]:
@@ -191,7 +188,12 @@ def kept(folder: Path, ways: Mapping[str, Way], sets: Mapping[str, Tensor]) -> d
     for name, way in ways.items():
         path = folder / f"{name.replace(' ', '_')}.npz"
         if not path.exists():
-            start, found = time.process_time(), way(sets)
+            start = time.process_time()
+            try:
+                found = way(sets)
+            except ImportError as error:
+                print(f"  {name} is left out: {error}", flush=True)
+                continue
             arrays = {f"{key} {part}": value for key, f in found.items() for part, value in vars(f).items() if value is not None}
             folder.mkdir(parents=True, exist_ok=True)
             part = path.with_name(f".{path.stem}.part.npz")
