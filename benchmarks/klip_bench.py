@@ -141,7 +141,8 @@ def train(folder: Path, collections: Mapping[str, Collection], minutes: float) -
 def done(bench: Bench, setting: str, collection: str) -> bool:
     """Whether a costly setting was sampled."""
     part = f"{bench.prior}-{bench.klip(setting).sha256[:12]}-{collection}-test-star-"
-    return any((bench.folder / "samples").glob(f"{part}*"))
+    counts = [int(path.stem.rsplit("-", 1)[1]) for path in (bench.folder / "samples").glob(f"{part}*.safetensors")]
+    return max(counts, default=0) >= len(bench.rows(collection, "test"))
 
 
 def sinograms(images: Tensor) -> Tensor:
