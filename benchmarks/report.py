@@ -258,9 +258,9 @@ def section(name: str, keep: Callable[[str], bool] = lambda line: True) -> list[
     return [*made(name), "", *[line for line in body if keep(line)]]
 
 
-def notes() -> list[str]:
-    """What a reader should know that no table says; written by hand in ``notes.md``."""
-    path = HERE / "notes.md"
+def by_hand(name: str) -> list[str]:
+    """What a reader should know that no table says."""
+    path = HERE / name
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
@@ -300,7 +300,7 @@ def page(hub: str) -> list[str]:
         "",
         "Accuracy and file form belong to one gate: read the rows of a recipe together.",
         "",
-        *notes(),
+        *by_hand("notes.md"),
         "",
         "## Near and far sets",
         "",
@@ -352,6 +352,11 @@ def page(hub: str) -> list[str]:
         "",
         *section("generative"),
         "",
+        "## KLIP",
+        "",
+        *by_hand("klip_notes.md"),
+        "",
+        *(line for part in ("psnr", "areas", "evaluations", "cost", "apart") for line in (*section(f"klip_{part}"), "")),
         "## When a classifier will fail",
         "",
         "The example of [know when a classifier will fail](how-to/when-will-it-fail.md), and how often the promised bound was broken.",

@@ -21,10 +21,10 @@ pytest.importorskip("monai", reason="needs the extra [generative]")
 pytest.importorskip("einops", reason="needs the extra [generative]")
 
 
-def network(channels: int = 1, axes: int = 2) -> EDMDenoiser:
+def network(channels: int = 1, axes: int = 2, fold: int = 1) -> EDMDenoiser:
     """A small network with random weights, those that start at 0 included."""
     rng = torch.Generator().manual_seed(1)
-    net = EDMDenoiser(UNetShape(channels, axes, (8, 16)), 0.5, generator=rng)
+    net = EDMDenoiser(UNetShape(channels, axes, (8, 16), fold=fold), 0.5, generator=rng)
     with torch.no_grad():
         for weight in net.parameters():
             if not bool(weight.any()):
@@ -66,6 +66,28 @@ def test_any_size_from_the_stride_on(sides: tuple[int, int]) -> None:
     (found,) = encoder.encode(pictures(sides=sides), asked).values()
     assert found.shape == (3, 2)
     assert bool(torch.isfinite(found).all())
+
+
+def test_a_folded_network_sees_a_smaller_grid_and_keeps_pixels_in_their_places() -> None:
+    net, x, seen = network(fold=2), 2 * pictures(2) - 1, []
+    net.net.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    found = net(x, torch.tensor([0.1, 2.0]))
+    assert seen[0].shape == (2, 4, 6, 6)
+    assert torch.allclose(seen[0][0, 1], x[0, 0, ::2, 1::2] / math.hypot(0.1, 0.5))
+    inside = net.net(seen[0], torch.tensor([0.1, 2.0]).log() / 4)
+    skip, out = 0.25 / (0.01 + 0.25), 0.1 * 0.5 / math.hypot(0.1, 0.5)
+    assert torch.allclose(found[0, 0, 1::2, ::2], skip * x[0, 0, 1::2, ::2] + out * inside[0, 2], atol=1e-6)
+    assert net(pictures(1, sides=(13, 7)), torch.tensor([0.5])).shape == (1, 1, 13, 7)
+    with pytest.raises(SignalError, match="4 pixels"):
+        net(pictures(1, sides=(3, 8)), torch.tensor([0.5]))
+
+
+def test_a_folded_model_is_rebuilt_and_others_keep_their_digest() -> None:
+    folded, plain = (DiffusionEncoder(network(fold=fold), 12) for fold in (2, 1))
+    again = DiffusionEncoder.rebuilt(folded.config(), folded.state())
+    assert again.denoiser.shape.fold == 2
+    assert again.sha256 == folded.sha256
+    assert "fold" not in plain.config()["net"]
 
 
 def test_images_smaller_than_the_stride_are_refused_by_name() -> None:

@@ -151,7 +151,9 @@ def test_the_digest_tells_networks_operators_and_samplers_apart() -> None:
     others = [encoder("identity:noise=0.1"), encoder(sampler=EDM(steps=40)), encoder(cell=2)]
     others.append(KlipEncoder(Heads(0.2), "identity:noise=0.2", EDM(steps=20, samples=2, sigma_max=10.0, deviation=0.15), size=SIDE))
     others.append(KlipEncoder(PatchPrior(Heads(), 12), "identity:noise=0.2", size=SIDE))
-    assert len({plain.sha256, *(other.sha256 for other in others)}) == 6
+    others.append(encoder(precision="bfloat16"))
+    assert len({plain.sha256, *(other.sha256 for other in others)}) == 7
+    assert others[-1].to("cpu").config()["precision"] == "bfloat16"
     assert plain.to("cpu").sha256 == encoder().sha256
 
 

@@ -23,7 +23,7 @@ from offmap.represent.operators.parse import parse
 from offmap.represent.posterior.contract import Sampler
 from offmap.represent.posterior.edm import EDM
 from offmap.represent.posterior.patches import PatchPrior
-from offmap.represent.posterior.sampling import Posterior, sample
+from offmap.represent.posterior.sampling import Posterior, Precision, sample
 from offmap.represent.stochastic import seed_of
 
 MAP, RELATIVE, FOREGROUND = "klip.map", "klip.relative.map", "klip.foreground"
@@ -59,6 +59,7 @@ class KlipEncoder(Encoder):
         windows: K; the sampler's steps are a multiple of it.
         modality: DICOM modality of the images that the prior was trained on; an operator of another one is refused.
         identity: what tells this denoiser from others; the digest of its weights where it is a module.
+        precision: of the passes through the network, as of ``posterior.sampling.sample``.
 
     Raises:
         ConfigError: the parts do not fit each other.
@@ -76,12 +77,14 @@ class KlipEncoder(Encoder):
         windows: int = 20,
         modality: str = "",
         identity: str = "",
+        precision: Precision = "float32",
         device: torch.device | str = "cpu",
     ) -> None:
         self.operator = parse(operator) if isinstance(operator, str) else operator
         self.sampler = sampler if sampler is not None else EDM()
         self._denoiser, self._cell, self._windows, self._modality = denoiser, cell, windows, modality
         self._identity, self._device = identity or _identity(denoiser), torch.device(device)
+        self._precision = precision
         self.layers = ()
         self.input = Input(size, channels, (0.5,) * channels, (0.5,) * channels)
         self.provides = OWN | {"image"}
@@ -93,6 +96,8 @@ class KlipEncoder(Encoder):
         size = (self.input.size,) * 2
         self.operator.measured(size)
         refuse_modality(self.operator, (self._modality,) if self._modality else ())
+        if self._precision not in ("float32", "bfloat16"):
+            raise ConfigError(f"klip: precision = {self._precision!r} must be 'float32' or 'bfloat16'")
         if self._cell < 1 or self.input.size % self._cell:
             fit = [c for c in range(1, self.input.size + 1) if self.input.size % c == 0]
             raise ConfigError(
@@ -142,8 +147,10 @@ class KlipEncoder(Encoder):
 
     def posterior(self, y: Float[Tensor, "n c *m"], seeds: Sequence[int]) -> Posterior:
         """All that sampling gives."""
-        size = (self.input.size, self.input.size)
-        return sample(self._denoiser, y, self.operator, self.sampler, size=size, seeds=seeds, windows=self._windows, block=self._cell)
+        size, own = (self.input.size, self.input.size), self._precision
+        return sample(
+            self._denoiser, y, self.operator, self.sampler, size=size, seeds=seeds, windows=self._windows, block=self._cell, precision=own
+        )
 
     def _made(self, found: Posterior) -> dict[str, Tensor]:
         mean = ((found.mean + 1) / 2).clamp(0, 1)
@@ -189,6 +196,7 @@ class KlipEncoder(Encoder):
             windows=self._windows,
             modality=self._modality,
             identity=self._identity,
+            precision=self._precision,
             device=device,
         )
 
@@ -210,6 +218,7 @@ class KlipEncoder(Encoder):
             "windows": self._windows,
             "modality": self._modality,
             "denoiser": self._identity,
+            **({"precision": self._precision} if self._precision != "float32" else {}),
         }
 
 

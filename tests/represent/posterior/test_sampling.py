@@ -233,6 +233,26 @@ def test_network_evaluations_are_counted() -> None:
         assert calls[0] == 2 * found.evaluations
 
 
+def test_half_precision_holds_in_the_network_alone_and_hardly_moves_the_sums() -> None:
+    """A denoiser whose product is one that autocast takes; bfloat16 has 8 bits, so that sums agree to about a per cent."""
+    operator, kinds = parse("ct:views=6,noise=0.05"), set()
+
+    def product(x: Tensor, sigma: Tensor) -> Tensor:
+        found = (x.flatten(1) @ torch.eye(x[0].numel(), dtype=x.dtype)).reshape(x.shape)
+        kinds.add(found.dtype)
+        return gaussian(found, sigma)
+
+    y = measured(operator, 2, 16).float()
+    one, half = (
+        sample(product, y, operator, EDM(steps=40, samples=2, sigma_max=5.0), size=(16, 16), seeds=[1, 2], precision=p)
+        for p in ("float32", "bfloat16")
+    )
+    assert kinds == {torch.float32, torch.bfloat16}
+    assert half.samples.dtype == torch.float32
+    whole = [found.sums.maps().sum(dim=(1, 2, 3)) for found in (one, half)]
+    assert float((whole[1] / whole[0] - 1).abs().max()) < 0.01
+
+
 def test_the_projection_reaches_the_measurement_and_its_sums_are_no_nats() -> None:
     operator = parse("inpaint:grid=4,noise=0.01")
     y = measured(operator, 2, 16)

@@ -169,6 +169,26 @@ def test_half_precision_starts_the_same() -> None:
     assert half[0].loss == pytest.approx(full[0].loss, rel=0.02)
 
 
+def test_fine_tuning_begins_with_the_given_weights_and_is_another_run(tmp_path: Path) -> None:
+    first, _ = watched()
+    before = {k: v.clone() for k, v in first.net.state_dict().items()}
+    run = training._Run.of(blobs(), PLAN, 0, torch.device("cpu"))
+    state = run.begin(first.net)
+    assert all(torch.equal(v, before[k]) for k, v in state.net.state_dict().items())
+    watched(start=first.net, out=tmp_path)
+    assert all(torch.equal(v, before[k]) for k, v in first.net.state_dict().items())
+    with pytest.raises(ConfigError, match="another start"):
+        watched(out=tmp_path, resume=True, start=run.begin().net)
+    with pytest.raises(ConfigError, match="architecture"):
+        watched(start=first.net, plan=DiffusionPlan(size=8, widths=(8, 8), steps=2, batch=4))
+
+
+def test_a_folded_network_trains(tmp_path: Path) -> None:
+    found, told = watched(plan=DiffusionPlan(size=8, widths=(8, 16), fold=2, steps=4, batch=4, check_every=2), out=tmp_path)
+    assert found.net.shape.fold == 2
+    assert all(math.isfinite(p.loss) for p in told)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -179,6 +199,8 @@ def test_half_precision_starts_the_same() -> None:
         {"held_out": 0.6},
         {"margin": 0.5},
         {"size": 2},
+        {"size": 8, "fold": 4},
+        {"fold": 3},
         {"noise_spread": math.inf},
     ],
 )

@@ -23,6 +23,8 @@ class UNetShape:
         widths: channels of each level from fine to coarse, multiples of 8; each level but the last halves the grid.
         blocks: residual blocks a level.
         attention: whether each level attends over its whole grid; the coarsest one always does.
+        fold: pixels on each side that become channels of one place before the first level; 2 makes an image of two axes
+            four times smaller for the network, which is then two to three times as fast.
     """
 
     channels: int = 1
@@ -30,6 +32,7 @@ class UNetShape:
     widths: tuple[int, ...] = (32, 64, 64)
     blocks: int = 1
     attention: tuple[bool, ...] = ()
+    fold: int = 1
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3) or self.axes not in (2, 3):
@@ -40,15 +43,18 @@ class UNetShape:
             raise ConfigError(f"blocks = {self.blocks} must lie between 1 and 8")
         if self.attention and len(self.attention) != len(self.widths):
             raise ConfigError(f"attention = {self.attention} must be empty or have one value for each of widths = {self.widths}")
+        if self.fold not in (1, 2, 4) or (self.fold > 1 and self.axes == 3):
+            raise ConfigError(f"fold = {self.fold} must be 1, 2 or 4, and 1 with three axes of space")
 
     @property
     def stride(self) -> int:
         """By how much the coarsest grid is smaller than the image: the least side of an image in pixels."""
-        return int(2 ** (len(self.widths) - 1))
+        return int(self.fold * 2 ** (len(self.widths) - 1))
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        """JSON values; without ``fold`` where it is 1, as before there was one."""
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return values if self.fold > 1 else {k: v for k, v in values.items() if k != "fold"}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "UNetShape":
@@ -96,10 +102,17 @@ class EDMDenoiser(nn.Module):
         self._check(x)
         level = sigma.view(-1, *[1] * (x.ndim - 1))
         total = level.square() + self.sigma_data**2
-        seen = self.net(padded(x / total.sqrt(), self.shape.stride), (sigma.log() / 4).to(x.dtype))
+        seen: Any = self._seen(padded(x / total.sqrt(), self.shape.stride), (sigma.log() / 4).to(x.dtype))
         inside = seen[(..., *(slice(0, n) for n in x.shape[2:]))].to(x.dtype)
         mean: Tensor = self.sigma_data**2 / total * x + level * self.sigma_data / total.sqrt() * inside
         return mean
+
+    def _seen(self, x: Tensor, level: Tensor) -> Tensor:
+        """F, with pixels folded into channels and back."""
+        if self.shape.fold == 1:
+            seen: Tensor = self.net(x, level)
+            return seen
+        return functional.pixel_shuffle(self.net(functional.pixel_unshuffle(x, self.shape.fold), level), self.shape.fold)
 
     def _check(self, x: Tensor) -> None:
         expected = (self.shape.channels, self.shape.axes)
@@ -134,8 +147,8 @@ def _unet(shape: UNetShape) -> nn.Module:
     try:
         net: nn.Module = DiffusionModelUNet(
             spatial_dims=shape.axes,
-            in_channels=shape.channels,
-            out_channels=shape.channels,
+            in_channels=shape.channels * shape.fold**2,
+            out_channels=shape.channels * shape.fold**2,
             channels=shape.widths,
             num_res_blocks=shape.blocks,
             attention_levels=attention,

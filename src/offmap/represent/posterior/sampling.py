@@ -1,7 +1,9 @@
 """Runs a sampler from noise to images, and keeps the sums of what the data changed."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int64
@@ -13,6 +15,8 @@ from offmap.represent.denoiser import Denoiser
 from offmap.represent.operators.contract import Operator
 from offmap.represent.posterior.contract import Level, Sampler
 from offmap.represent.posterior.patches import PatchPrior
+
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +76,7 @@ def sample(
     windows: int = 20,
     block: int = 4,
     share: int = 64,
+    precision: Precision = "float32",
 ) -> Posterior:
     """Draw ``sampler.samples`` images for each measurement, all at once.
 
@@ -83,6 +88,8 @@ def sample(
         windows: equal parts of the steps.
         block: side of a block in pixels.
         share: samples that pass through the network at once.
+        precision: of the passes through the network; ``bfloat16`` is about twice as fast on processors and cards that have it in hardware.
+            All else, the operator and the sums among it, stays in the measurement's precision.
 
     Raises:
         SignalError: the measurement does not fit or is not finite, the image cannot be cut into the blocks, or samples run away.
@@ -99,7 +106,7 @@ def sample(
     for level in levels:
         placed = denoiser.at(draws.places(denoiser.patch)) if isinstance(denoiser, PatchPrior) else denoiser
         with torch.no_grad():
-            done = sampler.step(_few(placed, share), x, level, repeated, operator, draws)
+            done = sampler.step(_few(placed, share, half=precision == "bfloat16"), x, level, repeated, operator, draws)
         x, evaluations = done.x, evaluations + done.evaluations
         g, dt = sampler.clock(level)
         weight = _weight(level, before, last=level.index == sampler.steps - 1)
@@ -119,15 +126,15 @@ def _weight(level: Level, before: float, *, last: bool) -> float:
     return (own + 0.5 * before) / level.length
 
 
-def _few(denoiser: Denoiser, share: int) -> Denoiser:
-    """The same, a few images at a time; not when patches or gradients tie the images of a call together."""
-    if isinstance(denoiser, PatchPrior):
-        return denoiser
+def _few(denoiser: Denoiser, share: int, *, half: bool) -> Denoiser:
+    """The same, a few images at a time (not when patches tie the images of a call together), in bfloat16 where that is asked for."""
+    at_once = math.inf if isinstance(denoiser, PatchPrior) else share
 
     def parts(x: Float[Tensor, "n c *s"], sigma: Float[Tensor, " n"]) -> Float[Tensor, "n c *s"]:
-        if len(x) <= share:
-            return denoiser(x, sigma)
-        return torch.cat([denoiser(a, b) for a, b in zip(x.split(share), sigma.split(share), strict=True)])
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
+            if len(x) <= at_once:
+                return denoiser(x, sigma).to(x.dtype)
+            return torch.cat([denoiser(a, b).to(x.dtype) for a, b in zip(x.split(share), sigma.split(share), strict=True)])
 
     return parts
 

@@ -51,7 +51,7 @@ class Diffusion(DiffusionPlan, Trainer):
 
     @property
     def _shape(self) -> UNetShape:
-        return UNetShape(self.channels, 2, self.widths, self.blocks)
+        return UNetShape(self.channels, 2, self.widths, self.blocks, fold=self.fold)
 
     def open(self, classes: int, state: Mapping[str, Tensor] | None, *, device: torch.device) -> Encoder:
         if state is None:
