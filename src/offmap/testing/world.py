@@ -40,7 +40,8 @@ class FakeEncoder:
     ``ensemble.logits (N,5,3)``; ``mecam.features`` and ``mecam.masked_features (N,D)``, ``mecam.map (N,1,8,8)``; of a
     diffusion model ``msma.norms (N,10)``, ``diffpath.moments (N,6)``, ``scoped.ratios (N,2)``, ``multi_noise.errors (N,5)``,
     ``eigenscore.values`` and ``gepc.errors (N,3)``, ``lmd.errors`` and ``input_gradient.norm (N,)``, ``gepc.map`` and
-    ``lmd.map (N,1,8,8)``; ``klip.map`` and ``klip.relative.map (N,20,8,8)``, ``klip.foreground (N,8,8)``.
+    ``lmd.map (N,1,8,8)``; of networks on feature maps ``feature_flow.map``, ``invad.map``, ``rd4ad.map`` and ``simplenet.map
+    (N,1,8,8)``; ``klip.map`` and ``klip.relative.map (N,20,8,8)``, ``klip.foreground (N,8,8)``.
 
     Args:
         width: D of every layer.
@@ -183,7 +184,7 @@ def _denoised(count: int, *, ood: bool, generator: torch.Generator) -> dict[str,
     ):
         drawn = 0.03 * torch.randn(count, width, dtype=torch.float64, generator=generator)
         out[name] = (odd if ood else usual) + ease + drawn if width > 1 else ((odd if ood else usual) + ease + drawn)[:, 0]
-    for name in ("gepc.map", "lmd.map"):
+    for name in ("gepc.map", "lmd.map", "feature_flow.map", "invad.map", "rd4ad.map", "simplenet.map"):
         out[name] = 0.2 + 0.05 * torch.rand(count, 1, 8, 8, dtype=torch.float64, generator=generator)
         if ood:
             out[name][:, :, :4, :4] += 0.5
