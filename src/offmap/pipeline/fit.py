@@ -103,7 +103,7 @@ def fit(
         device=where,
     )
     data = Collected()
-    with SignalStore(network.layers, map_rows=None if any(n.startswith("feature_map") for n in scores) else MAP_ROWS) as store:
+    with SignalStore(network.layers, map_rows=None if any(is_map(n) for n in scores) else MAP_ROWS) as store:
         if plan.train is None:
             found, skipped = _read(train, stream, maps, store, data, known_labels, limit, seed, axes, spacing, progress)
             require(data, SMALLEST, known_labels)

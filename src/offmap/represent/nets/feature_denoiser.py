@@ -42,7 +42,7 @@ class Residual(nn.Module):
 
 
 class FeatureDenoiser(FeatureNet):
-    """Predicts the noise in standardised feature maps.
+    """Predicts the noise in whitened feature maps.
 
     Args:
         shapes: of the maps.
@@ -56,7 +56,7 @@ class FeatureDenoiser(FeatureNet):
 
     def __init__(self, shapes: Shapes, *, width: int, depth: int, steps: int, rng: torch.Generator) -> None:
         super().__init__()
-        self.stack = Stack(shapes)
+        self.stack = Stack(shapes, whiten=True)
         self.steps = [round((LEVELS - 1) * (i + 1) / steps) for i in range(steps)]
         self.enter = nn.Conv2d(self.stack.width + PLACES, width, 1)
         self.level = nn.Sequential(nn.Linear(TIMES, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
@@ -71,16 +71,16 @@ class FeatureDenoiser(FeatureNet):
         self.stack.adapt(batches)
 
     def noise(self, x: Float[Tensor, "n c h w"], level: Int64[Tensor, " n"]) -> Float[Tensor, "n c h w"]:
-        """The noise that the network sees in ``x_t``."""
-        rates = torch.exp(-math.log(1e4) * torch.arange(TIMES // 2, device=x.device) / (TIMES // 2))
+        """The noise that the network sees in ``x_t``: ``sqrt(1 - a_t) x_t``, all there is to see in white features, and what it adds."""
+        rates = torch.exp(-math.log(1e4) * torch.arange(TIMES // 2, device=x.device, dtype=x.dtype) / (TIMES // 2))
         angles = level[:, None] * rates
         told = self.level(torch.cat([angles.sin(), angles.cos()], dim=1))
         where = places(*x.shape[2:], PLACES, x).expand(len(x), -1, -1, -1)
         inner = self.enter(torch.cat([x, where], dim=1))
         for block in self.blocks:
             inner = block(inner, told)
-        found: Tensor = self.leave(inner)
-        return found.float()
+        share = self.signal[level][:, None, None, None]
+        return (1 - share).sqrt() * x + share.sqrt() * self.leave(inner).to(x)
 
     def loss(self, maps: Maps, rng: torch.Generator) -> Float[Tensor, ""]:
         """``|eps - eps(sqrt(a_t) x + sqrt(1 - a_t) eps, t)|^2``, t uniform."""

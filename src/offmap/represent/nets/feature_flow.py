@@ -39,7 +39,7 @@ class Coupling(nn.Module):
         """The image of x and the logarithm of the determinant at each position."""
         x = x[:, self.order]
         a, b = x[:, : self.kept], x[:, self.kept :]
-        raw, shift = self.net(torch.cat([a, where], dim=1)).float().chunk(2, dim=1)
+        raw, shift = self.net(torch.cat([a, where], dim=1)).to(x).chunk(2, dim=1)
         logs = BOUND * torch.tanh(raw / BOUND)
         return torch.cat([a, b * logs.exp() + shift], dim=1), logs.sum(dim=1)
 

@@ -24,6 +24,7 @@ class FeatureFlow(OnFeatures):
 
     couplings: int = 6
     hidden: int = 128
+    rate: float = 2e-4
 
     reference: ClassVar[str] = (
         "Gudovskiy et al., CFLOW-AD, WACV 2022, arXiv 2107.12571; couplings of Dinh et al., Density Estimation Using Real NVP, "

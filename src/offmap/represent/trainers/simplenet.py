@@ -24,9 +24,8 @@ class SimpleNet(OnFeatures):
     """
 
     hidden: int = 256
-    noise: float = 0.1
+    noise: float = 0.5
     threshold: float = 0.5
-    rate: float = 2e-4
 
     reference: ClassVar[str] = (
         "Liu et al., SimpleNet: A Simple Network for Image Anomaly Detection and Localization, CVPR 2023, arXiv 2303.15140"
