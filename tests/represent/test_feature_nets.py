@@ -158,7 +158,9 @@ def test_a_stack_is_standardised_over_batches_of_any_size() -> None:
     plain.adapt([fit])
     rows = stacked(fit).reshape(-1, 7)
     scale = np.sqrt(np.diag(oas_covariance(rows)))
-    np.testing.assert_allclose(plain(fit).permute(0, 2, 3, 1).reshape(-1, 7).numpy(), (rows - rows.mean(axis=0)) / scale, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        plain(fit).permute(0, 2, 3, 1).reshape(-1, 7).numpy(), (rows - rows.mean(axis=0)) / scale, rtol=1e-3, atol=1e-4
+    )
 
 
 @pytest.fixture(scope="module")

@@ -67,8 +67,9 @@ def test_known_failure_length_and_place_are_not_seen() -> None:
 
 def test_patch_tokens_of_a_transformer_are_read(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
-    from offmap.represent.hub import HubEncoder
     from tests.represent.test_hub import MODELS, drawn, images, saved
+
+    from offmap.represent.hub import HubEncoder
 
     encoder = HubEncoder.open(str(saved(drawn(MODELS["dinov2"][0]()), tmp_path)))
     signals = encoder.encode(images(6), AnomalyDINO().needs)

@@ -67,9 +67,7 @@ def test_copies_of_one_patch_and_other_channels_are_refused() -> None:
         DPMM(components=4).fit([draw(2, 1)]).score({"feature_map.a": torch.zeros(2, 5, 8, 8)})
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"components": 0}, {"pool": 10, "components": 11}, {"rounds": 0}, {"concentration": -1.0}, {"top": 0.0}]
-)
+@pytest.mark.parametrize("wrong", [{"components": 0}, {"pool": 10, "components": 11}, {"rounds": 0}, {"concentration": -1.0}, {"top": 0.0}])
 def test_parameters_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=str(next(iter(wrong.values())))):
         DPMM.from_params(wrong)

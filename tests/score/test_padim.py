@@ -21,7 +21,9 @@ def draw(count: int, seed: int) -> Signals:
 
 def stacked(signals: Signals) -> np.ndarray:
     """Layers two and three on the grid of two, (N, 8, 8, 11)."""
-    parts = [functional.interpolate(signals[f"feature_map.{n}"], size=(8, 8), mode="bilinear", align_corners=False) for n in ("two", "three")]
+    parts = [
+        functional.interpolate(signals[f"feature_map.{n}"], size=(8, 8), mode="bilinear", align_corners=False) for n in ("two", "three")
+    ]
     return torch.cat(parts, dim=1).permute(0, 2, 3, 1).double().numpy()
 
 
@@ -50,7 +52,9 @@ def test_every_position_has_its_own_mahalanobis_distance() -> None:
 
 def test_channels_are_chosen_by_the_seed_alone() -> None:
     fit, test = draw(30, 1), draw(3, 2)
-    one, same, other = (PaDiM(channels=4, seed=s).fit([fit], generator=torch.Generator().manual_seed(g)) for s, g in ((0, 1), (0, 2), (1, 1)))
+    one, same, other = (
+        PaDiM(channels=4, seed=s).fit([fit], generator=torch.Generator().manual_seed(g)) for s, g in ((0, 1), (0, 2), (1, 1))
+    )
     assert torch.equal(one.map(test), same.map(test))
     assert one.state["channels"].tolist() != other.state["channels"].tolist()
     assert len(set(one.state["channels"].tolist())) == 4

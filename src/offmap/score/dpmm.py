@@ -51,7 +51,8 @@ class DPMM(Localiser):
     top: float = 0.01
 
     reference: ClassVar[str] = (
-        "Schulthess et al., Anomaly Detection by Clustering DINO Embeddings using a Dirichlet Process Mixture, MICCAI 2025, arXiv 2509.19997"
+        "Schulthess et al., Anomaly Detection by Clustering DINO Embeddings using a Dirichlet Process Mixture, MICCAI 2025, "
+        "arXiv 2509.19997"
     )
 
     def __post_init__(self) -> None:

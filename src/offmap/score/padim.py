@@ -44,7 +44,8 @@ class PaDiM(Localiser):
     seed: int = 0
 
     reference: ClassVar[str] = (
-        "Defard et al., PaDiM: a Patch Distribution Modeling Framework for Anomaly Detection and Localization, ICPR-W 2020, arXiv 2011.08785"
+        "Defard et al., PaDiM: a Patch Distribution Modeling Framework for Anomaly Detection and Localization, ICPR-W 2020, "
+        "arXiv 2011.08785"
     )
 
     def __post_init__(self) -> None:

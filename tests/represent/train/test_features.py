@@ -39,7 +39,9 @@ def base() -> BuiltinEncoder:
     return BuiltinEncoder.shipped(size=32)
 
 
-def train(base: BuiltinEncoder, net: Student | None = None, plan: Schedule = PLAN, **given: Path | bool | None) -> TrainedOnFeatures[Student]:
+def train(
+    base: BuiltinEncoder, net: Student | None = None, plan: Schedule = PLAN, **given: Path | bool | None
+) -> TrainedOnFeatures[Student]:
     own = net or student(base)
     out, resume = given.get("out"), bool(given.get("resume"))
     folder = out if isinstance(out, Path) else None
@@ -65,7 +67,9 @@ def test_a_resumed_run_has_the_losses_and_weights_of_one_sitting(base: BuiltinEn
     again = train(base, out=tmp_path / "parts", resume=True)
     for name, value in whole.net.state_dict().items():
         assert torch.equal(value, again.net.state_dict()[name]), name
-    losses = [{r["step"]: r["loss"] for r in map(json.loads, (tmp_path / p / "log.jsonl").read_text().splitlines())} for p in ("whole", "parts")]
+    losses = [
+        {r["step"]: r["loss"] for r in map(json.loads, (tmp_path / p / "log.jsonl").read_text().splitlines())} for p in ("whole", "parts")
+    ]
     assert losses[0] == losses[1]
     with pytest.raises(ConfigError, match="another plan"):
         train(base, plan=Schedule(steps=13, batch=4), out=tmp_path / "parts", resume=True)
@@ -118,7 +122,12 @@ def test_few_equal_or_broken_images_are_refused(base: BuiltinEncoder) -> None:
         go(broken)
 
 
-SETTINGS = {"feature_flow": {"couplings": 2, "hidden": 8}, "rd4ad": {"width": 8}, "simplenet": {"hidden": 8}, "invad": {"width": 8, "blocks": 1}}
+SETTINGS = {
+    "feature_flow": {"couplings": 2, "hidden": 8},
+    "rd4ad": {"width": 8},
+    "simplenet": {"hidden": 8},
+    "invad": {"width": 8, "blocks": 1},
+}
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -31,9 +31,7 @@ class Coupling(nn.Module):
         self.register_buffer("order", torch.randperm(width, generator=rng))
         last = nn.Conv2d(hidden, 2 * (width - self.kept), 1)
         nn.init.zeros_(last.weight)
-        self.net = nn.Sequential(
-            nn.Conv2d(self.kept + PLACES, hidden, 1), nn.SiLU(), nn.Conv2d(hidden, hidden, 1), nn.SiLU(), last
-        )
+        self.net = nn.Sequential(nn.Conv2d(self.kept + PLACES, hidden, 1), nn.SiLU(), nn.Conv2d(hidden, hidden, 1), nn.SiLU(), last)
 
     def forward(self, x: Float[Tensor, "n c h w"], where: Float[Tensor, "n p h w"]) -> tuple[Tensor, Float[Tensor, "n h w"]]:
         """The image of x and the logarithm of the determinant at each position."""
