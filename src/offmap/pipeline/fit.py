@@ -11,6 +11,7 @@ import torch
 import offmap
 from offmap.core.encoder import Encoder
 from offmap.core.errors import ConfigError
+from offmap.core.signals import is_map
 from offmap.core.types import Source
 from offmap.explain.neighbours import Neighbours
 from offmap.pipeline import recipe as recipes

@@ -85,7 +85,8 @@ class PaDiM(Localiser):
         rows = PatchReader.kept(state, smooth=False, who="padim").rows(signals)[..., state["channels"]]
         centred = (rows.flatten(1, -2) - state["means"]).permute(1, 2, 0)
         whitened = torch.linalg.solve_triangular(state["factors"], centred, upper=False)
-        return torch.linalg.vector_norm(whitened, dim=1).T.reshape(rows.shape[:-1])
+        distances: Tensor = torch.linalg.vector_norm(whitened, dim=1)
+        return distances.T.reshape(rows.shape[:-1])
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -40,12 +41,16 @@ def base() -> BuiltinEncoder:
 
 
 def train(
-    base: BuiltinEncoder, net: Student | None = None, plan: Schedule = PLAN, **given: Path | bool | None
+    base: BuiltinEncoder,
+    net: Student | None = None,
+    plan: Schedule = PLAN,
+    *,
+    out: Path | None = None,
+    resume: bool = False,
+    progress: Callable[[Judged], None] | None = None,
 ) -> TrainedOnFeatures[Student]:
     own = net or student(base)
-    out, resume = given.get("out"), bool(given.get("resume"))
-    folder = out if isinstance(out, Path) else None
-    return train_on_features(own, base, LAYERS, discs(30), torch.arange(6), plan, out=folder, resume=resume, progress=given.get("progress"))  # type: ignore[arg-type]
+    return train_on_features(own, base, LAYERS, discs(30), torch.arange(6), plan, out=out, resume=resume, progress=progress)
 
 
 def student(base: BuiltinEncoder) -> Student:
@@ -55,15 +60,12 @@ def student(base: BuiltinEncoder) -> Student:
 def test_a_resumed_run_has_the_losses_and_weights_of_one_sitting(base: BuiltinEncoder, tmp_path: Path) -> None:
     whole = train(base, out=tmp_path / "whole")
 
-    class Stop(Exception):
-        pass
-
     def stop(now: Judged) -> None:
         if now.step == 6:
-            raise Stop
+            raise KeyboardInterrupt
 
-    with pytest.raises(Stop):
-        train(base, out=tmp_path / "parts", progress=stop)  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt):
+        train(base, out=tmp_path / "parts", progress=stop)
     again = train(base, out=tmp_path / "parts", resume=True)
     for name, value in whole.net.state_dict().items():
         assert torch.equal(value, again.net.state_dict()[name]), name
@@ -112,7 +114,7 @@ def test_few_equal_or_broken_images_are_refused(base: BuiltinEncoder) -> None:
     def go(images: Tensor) -> None:
         train_on_features(student(base), base, LAYERS, images, torch.arange(4), PLAN)
 
-    with pytest.raises(DataError, match="1 images to train .* 16 and 2 are the least"):
+    with pytest.raises(DataError, match=r"1 images to train .* 16 and 2 are the least"):
         go(discs(5))
     with pytest.raises(DataError, match="all the same"):
         go(discs(1).expand(30, -1, -1, -1))

@@ -40,8 +40,10 @@ class Discriminator(FeatureNet):
         own = self.adaptor(self.stack(maps))
         odd = own + self.noise * torch.randn(own.shape, generator=rng).to(own)
         usual, strange = self.judge(torch.cat([own, odd])).float().chunk(2)
-        return (self.margin - usual).clamp_min(0).mean() + (self.margin + strange).clamp_min(0).mean()
+        total: Tensor = (self.margin - usual).clamp_min(0).mean() + (self.margin + strange).clamp_min(0).mean()
+        return total
 
     def oddness(self, maps: Maps) -> Float[Tensor, "n h w"]:
         """``-D(q)``."""
-        return -self.judge(self.adaptor(self.stack(maps)))[:, 0].float()
+        found: Tensor = -self.judge(self.adaptor(self.stack(maps)))[:, 0].float()
+        return found

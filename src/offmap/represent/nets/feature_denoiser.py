@@ -38,7 +38,8 @@ class Residual(nn.Module):
         """Of one map."""
         scale, shift = self.level(level)[:, :, None, None].chunk(2, dim=1)
         inner = self.norms[1](self.first(functional.silu(self.norms[0](x)))) * (1 + scale) + shift
-        return x + self.second(functional.silu(inner))
+        out: Tensor = x + self.second(functional.silu(inner))
+        return out
 
 
 class FeatureDenoiser(FeatureNet):
@@ -75,12 +76,13 @@ class FeatureDenoiser(FeatureNet):
         rates = torch.exp(-math.log(1e4) * torch.arange(TIMES // 2, device=x.device, dtype=x.dtype) / (TIMES // 2))
         angles = level[:, None] * rates
         told = self.level(torch.cat([angles.sin(), angles.cos()], dim=1))
-        where = places(*x.shape[2:], PLACES, x).expand(len(x), -1, -1, -1)
+        where = places(x.shape[2:], PLACES, x).expand(len(x), -1, -1, -1)
         inner = self.enter(torch.cat([x, where], dim=1))
         for block in self.blocks:
             inner = block(inner, told)
         share = self.signal[level][:, None, None, None]
-        return (1 - share).sqrt() * x + share.sqrt() * self.leave(inner).to(x)
+        found: Tensor = (1 - share).sqrt() * x + share.sqrt() * self.leave(inner).to(x)
+        return found
 
     def loss(self, maps: Maps, rng: torch.Generator) -> Float[Tensor, ""]:
         """``|eps - eps(sqrt(a_t) x + sqrt(1 - a_t) eps, t)|^2``, t uniform."""
@@ -101,7 +103,8 @@ class FeatureDenoiser(FeatureNet):
 
     def oddness(self, maps: Maps) -> Float[Tensor, "n h w"]:
         """``|z_T|`` at each position."""
-        return torch.linalg.vector_norm(self.inverted(self.stack(maps), self.steps), dim=1)
+        lengths: Tensor = torch.linalg.vector_norm(self.inverted(self.stack(maps), self.steps), dim=1)
+        return lengths
 
     def of_image(self, oddness: Float[Tensor, "n h w"]) -> Float[Tensor, " n"]:
         """Range plus sum."""

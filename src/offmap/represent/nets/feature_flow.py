@@ -65,7 +65,7 @@ class PositionFlow(FeatureNet):
     def latent(self, maps: Maps) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n h w"]]:
         """Standard normal z at each position, and the logarithm of the determinant of features to z."""
         z = self.stack(maps)
-        where = places(*z.shape[2:], PLACES, z).expand(len(z), -1, -1, -1)
+        where = places(z.shape[2:], PLACES, z).expand(len(z), -1, -1, -1)
         volume = -self.stack.factor.diagonal().log().sum() + torch.zeros_like(z[:, 0])
         for block in self.blocks:
             z, added = block(z, where)

@@ -89,14 +89,15 @@ class Stack(nn.Module):
 
 def resized(maps: Float[Tensor, "n c h w"], size: Sequence[int]) -> Float[Tensor, "n c a b"]:
     """Pooled where the grid is coarser, interpolated linearly where it is finer."""
-    have = tuple(maps.shape[2:])
-    smaller = tuple(min(a, b) for a, b in zip(have, size, strict=True))
+    have = (int(maps.shape[2]), int(maps.shape[3]))
+    smaller = (min(have[0], size[0]), min(have[1], size[1]))
     maps = functional.adaptive_avg_pool2d(maps, smaller) if smaller != have else maps
     return maps if smaller == tuple(size) else functional.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
 
 
-def places(height: int, width: int, count: int, like: Tensor) -> Float[Tensor, "c h w"]:
+def places(size: Sequence[int], count: int, like: Tensor) -> Float[Tensor, "c h w"]:
     """Sines and cosines of row and column, ``count`` numbers a position (a multiple of 4)."""
+    height, width = size
     rates = torch.pi * 2.0 ** torch.arange(count // 4, device=like.device, dtype=like.dtype)
     axes = [(torch.arange(n, device=like.device, dtype=like.dtype) + 0.5) / n for n in (height, width)]
     rows, columns = (rates[:, None] * axis for axis in axes)

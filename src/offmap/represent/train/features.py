@@ -125,7 +125,7 @@ def train_on_features(
     source = Source(base, layers, images[own], place)
     trial = Trial.of(images[~own].float(), seed)
     pair = (Source(base, layers, trial.normal, place), Source(base, layers, trial.odd, place))
-    run = _Run(plan, seed, source, *pair, place)
+    run: _Run[N] = _Run(plan, seed, source, *pair, place)
     net.adapt(source)
     state = State.fresh(net.to(place), plan)
     identity = {

@@ -13,7 +13,7 @@ from offmap.represent.trainers._features import OnFeatures
 
 @dataclass(frozen=True)
 class InvAD(OnFeatures):
-    """Residual convolutions predict the noise in standardised maps (the paper has a transformer on EfficientNet-B4).
+    """Residual convolutions predict the noise in whitened maps (the paper has a transformer on maps of EfficientNet-B4 as they are).
 
     Args:
         width: channels, 8 to 1024.
