@@ -5,9 +5,10 @@
 Suite near-far v1 with its divisions, first seed by default; images prepared as by the recipe `standard`, grey. Networks are trained on the
 fit part alone, 15 % of it chooses the checkpoint on drawn anomalies; detectors without training are fitted on the same part. Fit images
 have a random file form; test images and all other sets are read as they are.
+
 `planted`: the test images against the same with a drawn tumour each; `pixel`: its mask against the map, enlarged, over the pixels of all of
-these. Defaults are those of the package, but for the number of steps; they were chosen on drawn pictures, without any of these sets. `cpu ms`:
-processor time an image, encoder and method, one thread.
+these. `cpu ms`: processor time an image, encoder and method, one thread. Defaults are those of the package, but for the number of steps;
+they were chosen on drawn pictures, without any of these sets.
 """
 
 import argparse
