@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float
 from torch import Tensor
 
 from offmap.core.neighbours import Reservoir
@@ -11,8 +11,8 @@ from offmap.core.types import Signals
 
 
 def sampled(
-    batches: Iterable[Signals], rows: Callable[[Signals], Float64[Tensor, "n d"]], capacity: int, generator: torch.Generator
-) -> Float64[Tensor, "m d"]:
+    batches: Iterable[Signals], rows: Callable[[Signals], Tensor], capacity: int, generator: torch.Generator
+) -> Float[Tensor, "m d"]:
     """A uniform sample of the rows of all batches, at most ``capacity`` of them, in the order they came."""
     kept: Reservoir | None = None
     for batch in batches:

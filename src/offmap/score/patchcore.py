@@ -2,21 +2,18 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import reduce
 from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.nn import functional
 
 from offmap.core.detector import Localiser, State
-from offmap.core.errors import ConfigError, SignalError
-from offmap.core.neighbours import Reservoir, k_center, k_nearest
+from offmap.core.errors import ConfigError
+from offmap.core.neighbours import k_center, k_nearest
 from offmap.core.types import Signals
-from offmap.score._layers import MAX_SIDE, finest, layers_in, map_of, on_grid, patterns
-
-SMOOTH = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.avg_pool3d}
+from offmap.score._layers import patterns
+from offmap.score._patches import PatchReader, middle_layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,17 +61,9 @@ class PatchCore(Localiser):
 
     def learn(self, batches: Iterable[Signals], held_out: Iterable[Signals] | None, generator: torch.Generator) -> State:
         first = next(iter(batches))
-        layers = self._chosen(layers_in(first, "feature_map", self.layers))
-        size = finest(tuple(map_of(first, layer, "patchcore").shape[2:]) for layer in layers)
-        parts = (self._patches(batch, layers, size).flatten(0, -2) for batch in batches)
-        start = next(parts)
-        pool = reduce(lambda kept, rows: kept.add(rows, generator), parts, Reservoir.empty(self.pool, start).add(start, generator)).rows
-        widths = [map_of(first, layer, "patchcore").shape[1] for layer in layers]
-        named = {f"layer.{i:02d}.{layer}": torch.tensor(width) for i, (layer, width) in enumerate(zip(layers, widths, strict=True))}
-        return {"bank": pool[self._core_set(pool, generator)], "size": torch.tensor(size), **named}
-
-    def _chosen(self, layers: tuple[str, ...]) -> tuple[str, ...]:
-        return layers if self.layers or len(layers) < 3 else layers[-3:-1]
+        reader = PatchReader.of(first, middle_layers(first, self.layers), smooth=True, who="patchcore")
+        pool = reader.sample(batches, self.pool, generator)
+        return {"bank": pool[self._core_set(pool, generator)], **reader.tensors()}
 
     def _core_set(self, pool: Float[Tensor, "m c"], generator: torch.Generator) -> Int64[Tensor, " b"]:
         if len(pool) <= self.max_bank:
@@ -85,24 +74,11 @@ class PatchCore(Localiser):
             pool = pool @ axes.to(pool)
         return k_center(pool, self.max_bank, first=first)
 
-    def _patches(self, signals: Signals, layers: tuple[str, ...], size: tuple[int, ...]) -> Float[Tensor, "n *s c"]:
-        """Locally averaged maps on one grid, channels stacked and last."""
-        stacked = []
-        for layer in layers:
-            maps = map_of(signals, layer, "patchcore").float()
-            smooth = SMOOTH[maps.ndim - 2](maps, kernel_size=3, stride=1, padding=1, count_include_pad=False)
-            stacked.append(on_grid(smooth, size))
-        return torch.cat(stacked, dim=1).movedim(1, -1)
-
     def _distances(self, state: State, signals: Signals) -> tuple[Float[Tensor, "n *s c"], Float[Tensor, "n *s"], Int64[Tensor, "n *s"]]:
         """Patches, their distance to the nearest of the bank, and which that is."""
-        bank = state["bank"]
-        layers = tuple(name.split(".", 2)[2] for name in sorted(state) if name.startswith("layer."))
-        patches = self._patches(signals, layers, tuple(min(MAX_SIDE, int(side)) for side in state["size"]))
-        if patches.shape[-1] != bank.shape[1]:
-            raise SignalError(f"patchcore: {patches.shape[-1]} channels in layers {', '.join(layers)}, {bank.shape[1]} when it was fitted")
-        distance, which = k_nearest(patches.flatten(0, -2), bank, 1)
-        return patches.to(bank), distance.reshape(patches.shape[:-1]), which.reshape(patches.shape[:-1])
+        patches = PatchReader.kept(state, smooth=True, who="patchcore").rows(signals).to(state["bank"])
+        distance, which = k_nearest(patches.flatten(0, -2), state["bank"], 1)
+        return patches, distance.reshape(patches.shape[:-1]), which.reshape(patches.shape[:-1])
 
     def raw_score(self, state: State, signals: Signals) -> Float[Tensor, " n"]:
         patches, distance, which = self._distances(state, signals)

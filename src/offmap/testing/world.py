@@ -43,7 +43,8 @@ class FakeEncoder:
     ``lmd.map (N,1,8,8)``; of an autoencoder ``reconstruction.<measure> (N,)`` with maps ``(N,1,8,8)``, three layers for the measure
     ``perceptual``, ``latent.code (N,6)``, ``elbo.parts`` and ``elbo.background (N,3)``, ``elbo.members (N,5)``, ``elbo.regret (N,)``,
     ``elbo_gradient.map (N,1,8,8)``, ``gradcon.alignment (N,4)``, ``complexity.bits (N,)``; of an adversarial model ``gan.errors (N,2)``,
-    ``gan.latent_error (N,)``, ``gan.map (N,1,8,8)``; ``klip.map`` and ``klip.relative.map (N,20,8,8)``, ``klip.foreground (N,8,8)``.
+    ``gan.latent_error (N,)``, ``gan.map (N,1,8,8)``; of networks on feature maps ``feature_flow.map``, ``invad.map``, ``rd4ad.map`` and
+    ``simplenet.map (N,1,8,8)``; ``klip.map`` and ``klip.relative.map (N,20,8,8)``, ``klip.foreground (N,8,8)``.
 
     Args:
         width: D of every layer.
@@ -189,7 +190,7 @@ def _denoised(count: int, *, ood: bool, generator: torch.Generator) -> dict[str,
     ):
         drawn = 0.03 * torch.randn(count, width, dtype=torch.float64, generator=generator)
         out[name] = (odd if ood else usual) + ease + drawn if width > 1 else ((odd if ood else usual) + ease + drawn)[:, 0]
-    for name in ("gan.map", "gepc.map", "lmd.map"):
+    for name in ("gan.map", "gepc.map", "lmd.map", "feature_flow.map", "invad.map", "rd4ad.map", "simplenet.map"):
         out[name] = 0.2 + 0.05 * torch.rand(count, 1, 8, 8, dtype=torch.float64, generator=generator)
         if ood:
             out[name][:, :, :4, :4] += 0.5
