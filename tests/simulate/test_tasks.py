@@ -85,7 +85,7 @@ def test_the_solver_is_that_of_the_equation() -> None:
 
 
 def test_poisson_interpolation_of_an_image_with_a_flat_one_scales_its_gradients() -> None:
-    """Where the other image is flat, the larger gradient is ``(1 - a) own``: PII pulls the inside towards the smooth filling of its border."""
+    """Where the other image is flat, the larger gradient is ``(1 - a) own``."""
     own = pictures()[0]
     task = PII()
     found = task.alter([own, np.full_like(own, 0.5)], np.random.default_rng(3), bodies=[np.ones(own.shape[1:], bool)] * 2)

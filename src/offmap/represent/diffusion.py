@@ -11,12 +11,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from offmap.core.encoder import Encoder, Input
-from offmap.core.errors import BundleError, ConfigError, NotAvailableError
+from offmap.core.errors import BundleError, ConfigError
 from offmap.core.signals import Scalar, base_of, settings_of
 from offmap.core.types import Signals
 from offmap.represent import curvature, trajectories
 from offmap.represent.denoiser import Denoiser
 from offmap.represent.digest import tensors_sha256
+from offmap.represent.folder import read_folder, write_folder
 from offmap.represent.layers import joined, normalise
 from offmap.represent.nets.unet import EDMDenoiser, UNetShape
 
@@ -168,17 +169,7 @@ class DiffusionEncoder(Encoder):
             NotAvailableError: a file is missing.
             ConfigError: they cannot be read.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            config = json.loads((folder / "config.json").read_text())
-            state = load_file(folder / "model.safetensors")
-        except FileNotFoundError as error:
-            raise NotAvailableError(f"{folder} must hold config.json and model.safetensors of a diffusion model") from error
-        except (SafetensorError, ValueError) as error:
-            raise ConfigError(f"{folder} holds no readable diffusion model: {error}") from error
-        return cls.rebuilt(config, state, name=f"diffusion:{folder}", device=device)
+        return cls.rebuilt(*read_folder(folder, "diffusion model"), name=f"diffusion:{folder}", device=device)
 
     def save(self, folder: Path) -> None:
         """Write ``model.safetensors`` and ``config.json``; ``--encoder diffusion:FOLDER`` uses them.
@@ -186,12 +177,4 @@ class DiffusionEncoder(Encoder):
         Raises:
             ConfigError: they cannot be written.
         """
-        from safetensors.torch import save
-
-        content = save({name: value.cpu().contiguous() for name, value in self.state().items()})
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "model.safetensors").write_bytes(content)
-            (folder / "config.json").write_text(json.dumps(self.config(), indent=1))
-        except OSError as error:
-            raise ConfigError(f"the diffusion model cannot be written to {folder}: {error.strerror}") from error
+        write_folder(folder, self.config(), self.state(), "diffusion model")

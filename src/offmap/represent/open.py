@@ -37,9 +37,9 @@ def open_encoder(
     """Open an encoder.
 
     Args:
-        spec: ``builtin``, ``builtin:DIR`` (of `offmap train-encoder`), ``hub:NAME_OR_DIR``, ``classifier:FILE``, ``diffusion:DIR`` (of
-            ``DiffusionEncoder.save``), a module, a list of classifiers (an ensemble), or an encoder that is open already, such as one
-            with exits, which is moved to the device and takes no further choices.
+        spec: ``builtin``, ``builtin:DIR`` (of `offmap train-encoder`), ``hub:NAME_OR_DIR``, ``classifier:FILE``, ``diffusion:DIR`` or
+            ``synthetic_anomaly:DIR`` (of ``DiffusionEncoder.save`` and its like), a module, a list of classifiers (an ensemble), or an
+            encoder that is open already, such as one with exits, which is moved to the device and takes no further choices.
         layers: those to give; the encoder's default ones when empty; of an ensemble, the first member's.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         trust_classifier: lets a program file run.
@@ -84,11 +84,17 @@ def _opened(spec: Given, layers: Sequence[str], device: str, trust_classifier: b
         if layers or input is not None:
             raise ConfigError(f"{spec} is a diffusion model, which has no layers to choose and the size it was trained at")
         return DiffusionEncoder.from_folder(Path(rest), device=place)
+    if kind == "synthetic_anomaly" and rest:
+        from offmap.represent.synthetic_anomaly import SyntheticAnomalyEncoder
+
+        if layers or input is not None:
+            raise ConfigError(f"{spec} is a synthetic-anomaly network, which has no layers to choose and the size it was trained at")
+        return SyntheticAnomalyEncoder.from_folder(Path(rest), device=place)
     if spec.startswith(TRAIN) and rest:
         raise ConfigError(
             f"encoder {named(rest).method()!r} is trained while a gate is fitted (`offmap fit`); name a network that is there"
         )
-    raise ConfigError(f"encoder {spec!r} is unknown; use builtin, hub:NAME_OR_DIR, classifier:FILE or diffusion:DIR")
+    raise ConfigError(f"encoder {spec!r} is unknown; use builtin, hub:NAME_OR_DIR, classifier:FILE, diffusion:DIR or synthetic_anomaly:DIR")
 
 
 def _builtin(folder: str, layers: Sequence[str], spec: Input | None, device: torch.device) -> BuiltinEncoder:
@@ -160,8 +166,10 @@ def rebuild(
         return _own(config, state, given, device)
     if kind == "ensemble":
         return _members(config, given, trust_classifier, device)
-    if kind not in ("builtin", "hub", "classifier", "diffusion", "klip"):
-        raise BundleError(f"the gate's encoder is of kind {kind!r}; builtin, hub, classifier, diffusion, klip or ensemble expected")
+    if kind not in ("builtin", "hub", "classifier", "diffusion", "klip", "synthetic_anomaly"):
+        raise BundleError(
+            f"the gate's encoder is of kind {kind!r}; builtin, hub, classifier, diffusion, klip, synthetic_anomaly or ensemble expected"
+        )
     if given is None and (state is None or kind == "classifier"):
         raise BundleError(
             f"the gate holds no weights of its encoder {config.get('name')} (SHA-256 {config.get('sha256')}): give it again with "
@@ -215,7 +223,7 @@ def _given(config: Mapping[str, Any], given: Given, trust: bool, device: str) ->
         raise BundleError(f"encoder {kind} was given, the gate was fitted on {config.get('name')}")
     if kind == "builtin":
         return _builtin_given(str(given), config, device)
-    if kind == "diffusion":
+    if kind in ("diffusion", "synthetic_anomaly"):
         return open_encoder(given, device=device)
     if isinstance(given, nn.Module):
         return _module_again(config, given, device)
@@ -258,6 +266,10 @@ def _kept(config: Mapping[str, Any], state: Mapping[str, Tensor], device: str) -
             from offmap.represent.diffusion import DiffusionEncoder
 
             return DiffusionEncoder.rebuilt(config, state, name=config["name"], device=place)
+        if config["kind"] == "synthetic_anomaly":
+            from offmap.represent.synthetic_anomaly import SyntheticAnomalyEncoder
+
+            return SyntheticAnomalyEncoder.rebuilt(config, state, name=config["name"], device=place)
         from offmap.represent.hub import HubEncoder
 
         return HubEncoder.from_bundle(config, state, device=place)

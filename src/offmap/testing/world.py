@@ -40,7 +40,8 @@ class FakeEncoder:
     ``ensemble.logits (N,5,3)``; ``mecam.features`` and ``mecam.masked_features (N,D)``, ``mecam.map (N,1,8,8)``; of a
     diffusion model ``msma.norms (N,10)``, ``diffpath.moments (N,6)``, ``scoped.ratios (N,2)``, ``multi_noise.errors (N,5)``,
     ``eigenscore.values`` and ``gepc.errors (N,3)``, ``lmd.errors`` and ``input_gradient.norm (N,)``, ``gepc.map`` and
-    ``lmd.map (N,1,8,8)``; ``klip.map`` and ``klip.relative.map (N,20,8,8)``, ``klip.foreground (N,8,8)``.
+    ``lmd.map (N,1,8,8)``; ``klip.map`` and ``klip.relative.map (N,20,8,8)``, ``klip.foreground (N,8,8)``; of a synthetic-anomaly
+    network ``synthetic.top (N,)``, ``synthetic.map (N,1,8,8)``, ``synthetic.features (N,D)``.
 
     Args:
         width: D of every layer.
@@ -73,6 +74,7 @@ class FakeEncoder:
         out |= _further(out, ood=ood, generator=generator)
         out |= _denoised(count, ood=ood, generator=generator)
         out |= self._beside(out, labels, spread, ood=ood, generator=generator)
+        out |= _found(out["features.deep"], ood=ood, generator=generator)
         return {**{name: value.to(self.dtype) for name, value in out.items()}, "label": labels}
 
     def _beside(
@@ -165,6 +167,14 @@ def _pulled(count: int, *, ood: bool, generator: torch.Generator) -> dict[str, T
     if ood:
         pulls[:, :, :4, :4] += 1.0
     return {"klip.map": pulls, "klip.relative.map": 2.0 * pulls, "klip.foreground": torch.ones(count, 8, 8, dtype=torch.float64)}
+
+
+def _found(features: Float64[Tensor, "n d"], *, ood: bool, generator: torch.Generator) -> dict[str, Tensor]:
+    """Signals of a network that finds what was put into images: something in one corner of odd ones."""
+    shown = 0.1 + 0.05 * torch.rand(len(features), 1, 8, 8, dtype=torch.float64, generator=generator)
+    if ood:
+        shown[:, :, :4, :4] += 0.5
+    return {"synthetic.map": shown, "synthetic.top": shown.flatten(1).amax(dim=1), "synthetic.features": features}
 
 
 def _denoised(count: int, *, ood: bool, generator: torch.Generator) -> dict[str, Tensor]:

@@ -85,7 +85,7 @@ class EDMDenoiser(nn.Module):
             raise ConfigError(f"sigma_data = {sigma_data} must be positive: the training images must not all be of one value")
         self.shape, self.sigma_data = shape, float(sigma_data)
         self.net = _unet(shape)
-        _draw(self.net, generator if generator is not None else torch.Generator().manual_seed(0))
+        draw(self.net, generator if generator is not None else torch.Generator().manual_seed(0))
 
     def forward(self, x: Float[Tensor, "n c *s"], sigma: Float[Tensor, " n"]) -> Float[Tensor, "n c *s"]:
         """As ``Denoiser``.
@@ -146,7 +146,7 @@ def _unet(shape: UNetShape) -> nn.Module:
     return net
 
 
-def _draw(net: nn.Module, generator: torch.Generator) -> None:
+def draw(net: nn.Module, generator: torch.Generator) -> None:
     """Weights from the generator; those that MONAI sets to 0, the last of each residual block and of the network, stay so."""
     for part in net.modules():
         if isinstance(part, nn.Conv2d | nn.Conv3d | nn.Linear):
