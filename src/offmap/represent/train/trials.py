@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,14 +23,6 @@ FEWEST = 48
 
 SHARE = 0.01
 """Of the pixels that make an image's score, as of the detector by default."""
-
-
-class Judge(Protocol):
-    """Gives a checkpoint a number, higher = better."""
-
-    def area(self, net: SyntheticAnomalyNet, device: torch.device) -> float:
-        """AUROC of a network in eval mode."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +64,7 @@ class HeldOutTask:
         return cls(normal, odd, torch.from_numpy(masks), torch.from_numpy(labels), usual[:MOST].cpu().float())
 
     def area(self, net: SyntheticAnomalyNet, device: torch.device) -> float:
-        """As ``Judge``."""
+        """AUROC of a network in eval mode, higher = better."""
         if net.shape.objective == "class":
             return _by_features(net, self.usual, self.normal, self.odd, device)
         own, other = (maps_of(net, images, device) for images in (self.normal, self.odd))
@@ -99,12 +90,16 @@ class AUCp:
     unlabelled: Float[Tensor, "m c h w"]
 
     def area(self, net: SyntheticAnomalyNet, device: torch.device) -> float:
-        """As ``Judge``."""
+        """AUROC of a network in eval mode, higher = better."""
         usual = self.usual[:MOST]
         if net.shape.objective == "class":
             return _by_features(net, usual, usual, self.unlabelled, device)
         own, other = (top_share(maps_of(net, images, device), SHARE) for images in (usual, self.unlabelled))
         return area_of(own, other)
+
+
+Judge = HeldOutTask | AUCp
+"""Gives a checkpoint a number, higher = better."""
 
 
 def maps_of(net: SyntheticAnomalyNet, images: Float[Tensor, "n c h w"], device: torch.device) -> Float[Tensor, "n 1 h w"]:
