@@ -227,34 +227,34 @@ def main() -> None:
     parts = Parts.of(suite, args.set, seed, args)
     plan = replace(SyntheticAnomalyPlan(), steps=args.steps, batch=args.batch, precision=args.precision, check_every=args.check_every)
     plan = replace(plan, patience=10_000)
-    curves: list[dict[str, object]] = []
-    rows: list[dict[str, object]] = []
-    rules: list[dict[str, object]] = []
-    notes: list[dict[str, object]] = []
     for family in args.families.split(","):
         own = replace(plan, held_out_task=args.held_out_task, **FAMILIES[family])
         found, curve = trained(family, own, parts, seed)
-        curves += curve
-        rules += choices(found, curve, own.margin)
-        rows += table(found, family, parts)
-        notes.append({"network": family, "tasks": ", ".join(own.tasks), "objective": own.objective, "held out": own.held_out_task})
-        notes[-1] |= {"images": len(parts.fit), "steps": found.steps, "kept": found.kept, "area": found.area, "images/s": found.rate}
-        write(args.out, curves, rows, rules, notes, parts, made, args)
+        note: dict[str, object] = {
+            "network": family,
+            "tasks": ", ".join(own.tasks),
+            "objective": own.objective,
+            "held out": own.held_out_task,
+        }
+        note |= {"images": len(parts.fit), "steps": found.steps, "kept": found.kept, "area": found.area, "images/s": found.rate}
+        stem = args.out / f"synthetic_anomaly_{family}"
+        title = f"Synthetic-anomaly network {family}, near-far v1, {args.set}, {args.size} px"
+        write(stem, title, table(found, family, parts), curve, choices(found, curve, own.margin), note, parts, made)
 
 
 def write(
-    out: Path,
-    curves: Sequence[Mapping[str, object]],
+    stem: Path,
+    title: str,
     rows: Sequence[Mapping[str, object]],
+    curve: Sequence[Mapping[str, object]],
     rules: Sequence[Mapping[str, object]],
-    notes: Sequence[Mapping[str, object]],
+    note: Mapping[str, object],
     parts: Parts,
     made: Made,
-    args: argparse.Namespace,
 ) -> None:
-    """The tables so far."""
-    write_csv(out / "synthetic_anomaly.csv", rows)
-    write_csv(out / "synthetic_anomaly_checkpoints.csv", curves)
+    """The tables of one network."""
+    write_csv(stem.with_suffix(".csv"), rows)
+    write_csv(stem.with_name(f"{stem.name}_checkpoints.csv"), curve)
     dull = parts.tumours.areas(parts.tumours.images.mean(dim=1).numpy())
     body = [
         *markdown(rows),
@@ -269,10 +269,9 @@ def write(
         "",
         "## Training",
         "",
-        *markdown(notes),
+        *markdown([note]),
     ]
-    title = f"Synthetic-anomaly networks, near-far v1, {args.set}, {args.size} px"
-    write_markdown(out / "synthetic_anomaly.md", title, body, made)
+    write_markdown(stem.with_suffix(".md"), title, body, made)
 
 
 if __name__ == "__main__":

@@ -227,7 +227,7 @@ class CutPaste(Task):
 
 @dataclass(frozen=True)
 class CutPasteScar(Task):
-    """A thin, turned strip of the image itself, with other brightness, is pasted elsewhere; the label is 1.
+    """A thin, turned strip of the image itself, with other brightness, is pasted elsewhere in the foreground; the label is 1.
 
     The strip shows what lies under it when it is moved, not turned. At least 1 pixel wide and 3 pixels long.
 
@@ -255,7 +255,7 @@ class CutPasteScar(Task):
         mask = (np.abs(along) <= long / 2) & (np.abs(across) <= wide / 2)
         moved = np.roll(pair.own, tuple(c - o for c, o in zip(centre, origin, strict=True)), axis=(1, 2))
         factor = float(rng.uniform(1 - self.jitter, 1 + self.jitter))
-        return self._put(pair, factor * moved, mask, 1.0)
+        return self._put(pair, factor * moved, mask & pair.body, 1.0)
 
 
 @dataclass(frozen=True)
@@ -292,7 +292,7 @@ class Warp(Task):
 
 @dataclass(frozen=True)
 class Intensity(Task):
-    """A soft blob becomes brighter or darker; the label follows the change as that of NSA.
+    """A soft blob inside the foreground becomes brighter or darker; the label follows the change as that of NSA.
 
     Args:
         radius: of the blob, share of the shorter side.
@@ -311,7 +311,7 @@ class Intensity(Task):
     def draw(self, pair: Pair, rng: np.random.Generator) -> Altered:
         ranges = LesionRanges(radius=self.radius, contrast=self.contrast, edge=(0.3, 1.0), texture=(0.0, 0.15))
         planted = plant_lesion(pair.own, rng=rng, ranges=ranges, where=pair.body)
-        return _by_change(self, pair, planted.pixels.astype(np.float64), planted.mask, self.steepness, self.middle)
+        return _by_change(self, pair, planted.pixels.astype(np.float64), planted.mask & pair.body, self.steepness, self.middle)
 
 
 TASKS: Mapping[str, Task] = MappingProxyType(

@@ -191,10 +191,8 @@ class _Run(JudgedRun[SyntheticAnomalyNet]):
             raise DataError("the training images all have one value everywhere: there is nothing to learn")
         pixels = list(train.numpy())
         trial = HeldOutTask.of(TASKS[plan.held_out_task], images[rows], train, seed)
-        if unlabelled is None:
-            judge, words = trial, f"anomalies of the held-out task {plan.held_out_task}"
-        else:
-            judge, words = AUCp(train, unlabelled.cpu().float()), "unlabelled images, by AUCp,"
+        judge: Judge = trial if unlabelled is None else AUCp(train, unlabelled.cpu().float())
+        words = f"anomalies of the held-out task {plan.held_out_task}" if unlabelled is None else "unlabelled images, by AUCp,"
         return cls(plan, seed, pixels, [foreground(p) for p in pixels], judge, trial, device, words)
 
     def begin(self) -> State[SyntheticAnomalyNet]:
