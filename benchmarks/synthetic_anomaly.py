@@ -263,11 +263,11 @@ def write(
         f"inside the foreground, of which {dull['pixel_share']:.3f} is tumour; `pixel_auroc_all` with the background. Brightness as a map",
         f"has AUROC {dull['pixel_auroc']:.3f} and average precision {dull['pixel_ap']:.3f}.",
         "",
-        "## Which checkpoint",
+        "Which checkpoint, and what it reaches:",
         "",
         *markdown(rules),
         "",
-        "## Training",
+        "Training:",
         "",
         *markdown([note]),
     ]

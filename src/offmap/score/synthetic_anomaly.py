@@ -26,7 +26,8 @@ class SyntheticAnomaly(Localiser):
 
     Fails for what looks like no task that the network learnt: images of another organ or device may have an empty map. Put ``cutpaste``,
     which reads the features of the same network, or a detector of another encoder beside it. Trained for too long, it turns round on
-    real anomalies; the checkpoint is therefore chosen on a task that is held out.
+    real anomalies; the checkpoint is therefore chosen on a task that is held out, which did not prevent it in the project's own
+    measurement on brain MR.
 
     Args:
         share: of the pixels whose mean is the score: 1 for all of them, 0 for the largest one.
