@@ -33,7 +33,7 @@ def test_names_of_the_command_line() -> None:
     assert open_encoder("builtin", layers=["stem"]).layers == ("stem",)
     assert open_encoder("builtin", input=Input(96, 3, (0.5,) * 3, (0.25,) * 3)).input.size == 96
     for spec in ("bultin", "hub:", "classifier:", "builtin:", "pickle:x", "autoencoder:", "diffusion:"):
-        with pytest.raises(ConfigError, match="use builtin, hub:NAME_OR_DIR, classifier:FILE, autoencoder:DIR or diffusion:DIR"):
+        with pytest.raises(ConfigError, match="use builtin, hub:NAME_OR_DIR, classifier:FILE, autoencoder:DIR, diffusion:DIR, synth"):
             open_encoder(spec)
     with pytest.raises(ConfigError, match="only the size can change"):
         open_encoder("builtin", input=Input(160, 3, (0.0,) * 3, (1.0,) * 3))

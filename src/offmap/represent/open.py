@@ -22,8 +22,9 @@ from offmap.represent.trained import TrainedEncoder, named
 if TYPE_CHECKING:
     from offmap.represent.autoencoder import AutoencoderEncoder
     from offmap.represent.diffusion import DiffusionEncoder
+    from offmap.represent.synthetic_anomaly import SyntheticAnomalyEncoder
 
-MODELS = ("autoencoder", "diffusion")
+MODELS = ("autoencoder", "diffusion", "synthetic_anomaly")
 """Kinds of networks of images as a folder: ``<kind>:DIR``."""
 
 Given = str | nn.Module | Encoder | Sequence[str | nn.Module]
@@ -45,9 +46,9 @@ def open_encoder(
 
     Args:
         spec: ``builtin``, ``builtin:DIR`` (of `offmap train-encoder`), ``hub:NAME_OR_DIR``, ``classifier:FILE``, ``diffusion:DIR`` or
-            ``autoencoder:DIR`` (of ``save`` of their encoders; or a gate that keeps a diffusion model), a module, a list of classifiers
-            (an ensemble), or an encoder that is open already, such as one with exits, which is moved to the device and takes no further
-            choices.
+            ``autoencoder:DIR`` or ``synthetic_anomaly:DIR`` (of ``save`` of their encoders; or a gate that keeps a diffusion model), a
+            module, a list of classifiers (an ensemble), or an encoder that is open already, such as one with exits, which is moved to
+            the device and takes no further choices.
         layers: those to give; the encoder's default ones when empty; of an ensemble, the first member's.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         trust_classifier: lets a program file run.
@@ -94,14 +95,18 @@ def _opened(spec: Given, layers: Sequence[str], device: str, trust_classifier: b
         raise ConfigError(
             f"encoder {named(rest).method()!r} is trained while a gate is fitted (`offmap fit`); name a network that is there"
         )
-    raise ConfigError(f"encoder {spec!r} is unknown; use builtin, hub:NAME_OR_DIR, classifier:FILE, autoencoder:DIR or diffusion:DIR")
+    raise ConfigError(f"encoder {spec!r} is unknown; use builtin, hub:NAME_OR_DIR, classifier:FILE, {':DIR, '.join(MODELS)}:DIR")
 
 
-def _model(kind: str) -> "type[AutoencoderEncoder] | type[DiffusionEncoder]":
+def _model(kind: str) -> "type[AutoencoderEncoder] | type[DiffusionEncoder] | type[SyntheticAnomalyEncoder]":
     if kind == "diffusion":
         from offmap.represent.diffusion import DiffusionEncoder
 
         return DiffusionEncoder
+    if kind == "synthetic_anomaly":
+        from offmap.represent.synthetic_anomaly import SyntheticAnomalyEncoder
+
+        return SyntheticAnomalyEncoder
     from offmap.represent.autoencoder import AutoencoderEncoder
 
     return AutoencoderEncoder

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 
 from offmap.core.errors import ConfigError
 from offmap.simulate.lesions import Planted, foreground, pick
+from offmap.simulate.poisson import from_gradients
 
 Pixels = Float[np.ndarray, "c h w"]
 Other = Float[np.ndarray, "_ _ _"]
@@ -65,8 +66,8 @@ def poisson(pixels: Pixels, other: Other, *, rng: np.random.Generator, size: tup
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     box = np.s_[rows[0] - 1 : rows[-1] + 2, columns[0] - 1 : columns[-1] + 2]
     pasted = pixels.astype(np.float64)
-    for own, foreign in zip(pasted, piece, strict=True):
-        own[box] = _seamless(own[box], foreign[box])
+    for own, foreign in zip(pasted, piece.astype(np.float64), strict=True):
+        own[box] = from_gradients(own[box], np.diff(foreign[box], axis=0), np.diff(foreign[box], axis=1))
     return Planted(np.clip(pasted, 0.0, 1.0).astype(np.float32), mask, MappingProxyType({"factor": 1.0, **_box(mask)}))
 
 
@@ -93,24 +94,3 @@ def _cut(pixels: Pixels, other: Other, size: tuple[float, float], rng: np.random
 def _box(mask: Bool[np.ndarray, "h w"]) -> dict[str, float]:
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return {"top": float(rows[0]), "left": float(columns[0]), "height": float(rows.size), "width": float(columns.size)}
-
-
-def _seamless(own: Float[np.ndarray, "h w"], foreign: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
-    """The rectangle whose inside has the Laplacian of ``foreign`` and whose border is that of ``own``.
-
-    The difference to ``foreign`` is harmonic; sine transforms diagonalise the five-point Laplacian with fixed borders.
-    """
-    from scipy import fft
-
-    edge = own - foreign
-    inside = tuple(n - 2 for n in own.shape)
-    load = np.zeros(inside)
-    load[0] += edge[0, 1:-1]
-    load[-1] += edge[-1, 1:-1]
-    load[:, 0] += edge[1:-1, 0]
-    load[:, -1] += edge[1:-1, -1]
-    vertical, horizontal = (2.0 - 2.0 * np.cos(np.pi * np.arange(1, n + 1) / (n + 1)) for n in inside)
-    harmonic = fft.idstn(fft.dstn(load, type=1) / (vertical[:, None] + horizontal[None, :]), type=1)
-    result = own.copy()
-    result[1:-1, 1:-1] = foreign[1:-1, 1:-1] + harmonic
-    return result

@@ -44,7 +44,8 @@ class FakeEncoder:
     ``perceptual``, ``latent.code (N,6)``, ``elbo.parts`` and ``elbo.background (N,3)``, ``elbo.members (N,5)``, ``elbo.regret (N,)``,
     ``elbo_gradient.map (N,1,8,8)``, ``gradcon.alignment (N,4)``, ``complexity.bits (N,)``; of an adversarial model ``gan.errors (N,2)``,
     ``gan.latent_error (N,)``, ``gan.map (N,1,8,8)``; of networks on feature maps ``feature_flow.map``, ``invad.map``, ``rd4ad.map`` and
-    ``simplenet.map (N,1,8,8)``; ``klip.map`` and ``klip.relative.map (N,20,8,8)``, ``klip.foreground (N,8,8)``.
+    ``simplenet.map (N,1,8,8)``; ``klip.map`` and ``klip.relative.map (N,20,8,8)``, ``klip.foreground (N,8,8)``; of a synthetic-anomaly
+    network ``synthetic.top (N,)``, ``synthetic.map (N,1,8,8)``, ``synthetic.features (N,D)``.
 
     Args:
         width: D of every layer.
@@ -78,6 +79,7 @@ class FakeEncoder:
         out |= _denoised(count, ood=ood, generator=generator)
         out |= _restored(count, ood=ood, generator=generator)
         out |= self._beside(out, labels, spread, ood=ood, generator=generator)
+        out |= _found(out["features.deep"], ood=ood, generator=generator)
         return {**{name: value.to(self.dtype) for name, value in out.items()}, "label": labels}
 
     def _beside(
@@ -170,6 +172,14 @@ def _pulled(count: int, *, ood: bool, generator: torch.Generator) -> dict[str, T
     if ood:
         pulls[:, :, :4, :4] += 1.0
     return {"klip.map": pulls, "klip.relative.map": 2.0 * pulls, "klip.foreground": torch.ones(count, 8, 8, dtype=torch.float64)}
+
+
+def _found(features: Float64[Tensor, "n d"], *, ood: bool, generator: torch.Generator) -> dict[str, Tensor]:
+    """Signals of a network that finds what was put into images: something in one corner of odd ones."""
+    shown = 0.1 + 0.05 * torch.rand(len(features), 1, 8, 8, dtype=torch.float64, generator=generator)
+    if ood:
+        shown[:, :, :4, :4] += 0.5
+    return {"synthetic.map": shown, "synthetic.top": shown.flatten(1).amax(dim=1), "synthetic.features": features}
 
 
 def _denoised(count: int, *, ood: bool, generator: torch.Generator) -> dict[str, Tensor]:

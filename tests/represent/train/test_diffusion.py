@@ -14,7 +14,8 @@ from torch import Tensor
 from offmap.core.errors import ConfigError, DataError
 from offmap.represent.train import checkpoint
 from offmap.represent.train import diffusion as training
-from offmap.represent.train.diffusion import DiffusionPlan, DiffusionProgress, TrainedDiffusion, train_diffusion
+from offmap.represent.train.diffusion import DiffusionPlan, TrainedDiffusion, train_diffusion
+from offmap.represent.train.judged import Judged
 from offmap.represent.train.planted import Trial
 
 pytest.importorskip("monai", reason="needs the extra [generative]")
@@ -31,8 +32,8 @@ def blobs(count: int = 24, side: int = 8, axes: int = 2) -> Tensor:
     return torch.exp(-4 * (grid - centres).square().sum(dim=1, keepdim=True))
 
 
-def watched(**changes: object) -> tuple[TrainedDiffusion, list[DiffusionProgress]]:
-    told: list[DiffusionProgress] = []
+def watched(**changes: object) -> tuple[TrainedDiffusion, list[Judged]]:
+    told: list[Judged] = []
     options = {"images": blobs(), "plan": PLAN, "progress": told.append} | changes
     return train_diffusion(options.pop("images"), options.pop("plan"), **options), told  # type: ignore[arg-type]
 
@@ -54,9 +55,9 @@ def test_a_resumed_run_has_the_losses_and_weights_of_an_uninterrupted_one(tmp_pa
     class StopError(Exception):
         pass
 
-    first: list[DiffusionProgress] = []
+    first: list[Judged] = []
 
-    def until_fifth(now: DiffusionProgress) -> None:
+    def until_fifth(now: Judged) -> None:
         first.append(now)
         if now.step == 5:
             raise StopError

@@ -3,14 +3,9 @@
 Loss, preconditioning and noise levels of Karras et al., NeurIPS 2022, 2206.00364, table 1 (column "Ours").
 """
 
-import copy
-import json
 import math
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int64
@@ -21,16 +16,15 @@ from offmap.represent.device import resolve_device
 from offmap.represent.digest import tensors_sha256
 from offmap.represent.nets.unet import EDMDenoiser, UNetShape, loss_weight
 from offmap.represent.train import checkpoint
-from offmap.represent.train.checkpoint import under
+from offmap.represent.train.judged import JudgedRun, Schedule, State, Watch
 from offmap.represent.train.planted import Trial
-from offmap.represent.train.randomness import generator_of
 
 LEAST, FEW = 16, 200
 """Training images below which a run is refused, and below which its result carries a note."""
 
 
 @dataclass(frozen=True)
-class DiffusionPlan:
+class DiffusionPlan(Schedule):
     """How a diffusion model is trained.
 
     Args:
@@ -57,55 +51,17 @@ class DiffusionPlan:
     widths: tuple[int, ...] = (32, 64, 64)
     blocks: int = 1
     fold: int = 1
-    steps: int | None = 4000
-    minutes: float | None = None
-    batch: int = 32
-    rate: float = 1e-3
-    warmup: int = 100
-    clip: float = 1.0
-    average: float = 0.995
     noise_mean: float = -1.2
     noise_spread: float = 1.2
-    precision: Literal["float32", "bfloat16"] = "float32"
-    held_out: float = 0.1
-    check_every: int = 250
-    patience: int = 8
-    margin: float = 0.01
 
     def __post_init__(self) -> None:
-        if self.steps is None and self.minutes is None:
-            raise ConfigError("give steps or minutes: how long the diffusion model is to be trained")
-        for key in ("size", "steps", "minutes", "batch", "rate", "warmup", "clip", "noise_spread", "check_every", "patience"):
-            value = getattr(self, key)
-            if value is not None and not 0 < value < math.inf:
-                raise ConfigError(f"{key} = {value} must be positive")
-        if not 0 <= self.average < 1 or not 0 < self.held_out <= 0.5 or not 0 <= self.margin < 0.5:
-            raise ConfigError(f"average = {self.average} [0, 1), held_out = {self.held_out} (0, 0.5], margin = {self.margin} [0, 0.5)")
-        if self.precision not in ("float32", "bfloat16"):
-            raise ConfigError(f"precision = {self.precision!r} must be 'float32' or 'bfloat16'")
+        super().__post_init__()
+        for key in ("size", "noise_spread"):
+            if not 0 < getattr(self, key) < math.inf:
+                raise ConfigError(f"{key} = {getattr(self, key)} must be positive")
         stride = UNetShape(widths=self.widths, blocks=self.blocks, fold=self.fold).stride
         if self.size < stride:
             raise ConfigError(f"size = {self.size} is smaller than the stride of {len(self.widths)} levels, {stride}")
-
-    def done(self, step: int, seconds: float) -> float:
-        """Share of the run that is over, in [0, 1]."""
-        shares = (step / self.steps if self.steps else 0.0, seconds / (60 * self.minutes) if self.minutes else 0.0)
-        return min(1.0, max(shares))
-
-    def rate_at(self, step: int, seconds: float) -> float:
-        """Learning rate of the next step."""
-        return self.rate * min(1.0, (step + 1) / self.warmup) * 0.5 * (1 + math.cos(math.pi * self.done(step, seconds)))
-
-
-@dataclass(frozen=True, slots=True)
-class DiffusionProgress:
-    """One step: its loss, the last held-out loss and area (NaN before the first checkpoint), and the share of the run that is over."""
-
-    step: int
-    loss: float
-    held_out: float
-    area: float
-    done: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -139,7 +95,7 @@ def train_diffusion(
     resume: bool = False,
     held_out: Int64[Tensor, " m"] | None = None,
     start: EDMDenoiser | None = None,
-    progress: Callable[[DiffusionProgress], None] | None = None,
+    progress: Watch | None = None,
 ) -> TrainedDiffusion:
     """Train on normal images.
 
@@ -183,62 +139,15 @@ def train_diffusion(
     )
 
 
-@dataclass(slots=True)
-class _State:
-    """All that changes in a run."""
-
-    net: EDMDenoiser
-    average: EDMDenoiser
-    optimiser: torch.optim.AdamW
-    best: dict[str, Tensor] = field(default_factory=dict)
-    step: int = 0
-    seconds: float = 0.0
-    highest: float = -math.inf
-    best_area: float = math.nan
-    kept: int = 0
-    waits: int = 0
-
-    NUMBERS = ("step", "seconds", "highest", "best_area", "kept", "waits")
-
-    def save(self, folder: Path, identity: dict[str, Any]) -> None:
-        tensors = {f"{part}.{k}": v for part in ("net", "average") for k, v in getattr(self, part).state_dict().items()}
-        tensors |= {f"best.{k}": v for k, v in self.best.items()}
-        tensors |= {f"optimiser.{k}": v for k, v in checkpoint.moments_of(self.optimiser).items()}
-        checkpoint.write(folder, tensors, {name: getattr(self, name) for name in self.NUMBERS}, identity)
-
-    def load(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
-        self.net.load_state_dict(under("net", tensors))
-        self.average.load_state_dict(under("average", tensors))
-        self.best = under("best", tensors)
-        checkpoint.take_moments(self.optimiser, under("optimiser", tensors))
-        for name in self.NUMBERS:
-            setattr(self, name, numbers[name])
-
-    def judge(self, area: float, margin: float) -> None:
-        """Keep the average unless its area is worse than the best by more than the margin."""
-        self.highest = max(self.highest, area)
-        if area < self.highest - margin:
-            self.waits += 1
-            return
-        self.waits, self.kept, self.best_area = 0, self.step, area
-        self.best = {name: value.detach().cpu().clone() for name, value in self.average.state_dict().items()}
-
-    def exported(self) -> EDMDenoiser:
-        net = copy.deepcopy(self.average).cpu()
-        net.load_state_dict(self.best or net.state_dict())
-        net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        net.eval().requires_grad_(False)
-        return net
-
-
 @dataclass(frozen=True, slots=True, eq=False)
-class _Run:
+class _Run(JudgedRun[EDMDenoiser]):
     plan: DiffusionPlan
     seed: int
     train: Tensor
     trial: Trial
     sigma_data: float
     device: torch.device
+    criterion: str = "drawn anomalies"
 
     @classmethod
     def of(cls, images: Tensor, plan: DiffusionPlan, seed: int, device: torch.device, rows: Tensor | None = None) -> "_Run":
@@ -254,20 +163,16 @@ class _Run:
         sigma_data = float((2 * train.double() - 1).square().mean().sqrt())
         return cls(plan, seed, 2 * train.float() - 1, Trial.of(held_out.float(), seed), sigma_data, device)
 
-    def begin(self, start: EDMDenoiser | None = None) -> _State:
+    def begin(self, start: EDMDenoiser | None = None) -> State[EDMDenoiser]:
         """Weights drawn, or those of a network to start from; optimiser empty."""
         shape = UNetShape(int(self.train.shape[1]), self.train.ndim - 2, self.plan.widths, self.plan.blocks, fold=self.plan.fold)
-        net = EDMDenoiser(shape, self.sigma_data, generator=self._generator((1 << 31) - 1)).to(self.device)
+        net = EDMDenoiser(shape, self.sigma_data, generator=self.generator((1 << 31) - 1)).to(self.device)
         if start is not None:
             if start.shape != shape:
                 raise ConfigError(f"the network to start from has the architecture {start.shape.to_json()}, the plan {shape.to_json()}")
             net.load_state_dict(start.state_dict())
         net = net.to(memory_format=torch.channels_last) if shape.axes == 2 else net  # type: ignore[call-overload]
-        return _State(net, copy.deepcopy(net), torch.optim.AdamW(net.parameters(), lr=self.plan.rate, weight_decay=0.0))
-
-    def _generator(self, step: int) -> torch.Generator:
-        """Randomness of one step; it depends on nothing that came before, so that a resumed run draws the same."""
-        return generator_of(self.seed, step)
+        return State.fresh(net, self.plan)
 
     def loss(self, net: EDMDenoiser, clean: Tensor, rng: torch.Generator) -> Tensor:
         """``mean lambda(sigma) (D(x + sigma n, sigma) - x)^2``, sigma log-normal."""
@@ -282,70 +187,11 @@ class _Run:
         mean: Tensor = (loss_weight(sigma, self.sigma_data) * errors).mean()
         return mean
 
-    def step(self, state: _State) -> float:
-        """One optimiser step; its loss, not finite where no step could be made."""
-        rng = self._generator(state.step)
-        for group in state.optimiser.param_groups:
-            group["lr"] = self.plan.rate_at(state.step, state.seconds)
+    def step_loss(self, net: EDMDenoiser, step: int) -> Tensor:
+        rng = self.generator(step)
         clean = self.train[torch.randint(len(self.train), (self.plan.batch,), generator=rng)].to(self.device)
-        state.net.train()
-        state.optimiser.zero_grad()
-        loss = self.loss(state.net, clean, rng)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            return math.nan
-        loss.backward()
-        size = torch.nn.utils.clip_grad_norm_(state.net.parameters(), self.plan.clip)
-        if not bool(torch.isfinite(size)):
-            return math.nan
-        state.optimiser.step()
-        state.step += 1
-        checkpoint.follow(state.average, state.net, self.plan.average, state.step)
-        return value
+        return self.loss(net, clean, rng)
 
-    def check(self, state: _State) -> tuple[float, float]:
-        """Held-out loss and area of the running mean, which is kept when the area has not fallen."""
-        state.average.eval()
-        with torch.no_grad():
-            held_out = float(self.loss(state.average, 2 * self.trial.normal.to(self.device) - 1, self._generator(1 << 31)))
-            area = self.trial.area(state.average, self.device)
-        state.judge(area, self.plan.margin)
-        return held_out, area
-
-    def go(
-        self, state: _State, out: Path | None, identity: dict[str, Any], progress: Callable[[DiffusionProgress], None] | None
-    ) -> list[str]:
-        """Steps until the plan is done, the area stays below the best, or the loss is not finite; says why it ended early."""
-        before, start, held_out, area = state.seconds, time.monotonic(), math.nan, math.nan
-        while self.plan.done(state.step, state.seconds) < 1:
-            loss = self.step(state)
-            if math.isnan(loss):
-                return [_diverged(state, self.plan)]
-            state.seconds = before + time.monotonic() - start
-            done = self.plan.done(state.step, state.seconds)
-            if state.step % self.plan.check_every == 0 or done >= 1:
-                held_out, area = self.check(state)
-                if out is not None:
-                    state.save(out, identity)
-            now = DiffusionProgress(state.step, loss, held_out, area, done)
-            _report(now, out, progress)
-            if state.waits >= self.plan.patience:
-                return [f"ended at step {state.step}: drawn anomalies were seen best at step {state.kept}, whose weights are kept"]
-        return []
-
-
-def _diverged(state: _State, plan: DiffusionPlan) -> str:
-    what = f"the loss or its gradient was not finite at step {state.step + 1}"
-    if not state.best:
-        raise ConfigError(f"{what}, before the first checkpoint: take a lower rate than {plan.rate}, or precision = 'float32'")
-    return f"ended early: {what}; the weights are those of step {state.kept}"
-
-
-def _report(now: DiffusionProgress, out: Path | None, progress: Callable[[DiffusionProgress], None] | None) -> None:
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        values = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(now).items()}
-        with (out / "log.jsonl").open("a") as log:
-            log.write(json.dumps(values) + "\n")
-    if progress is not None:
-        progress(now)
+    def judged(self, average: EDMDenoiser) -> tuple[float, float]:
+        held_out = float(self.loss(average, 2 * self.trial.normal.to(self.device) - 1, self.generator(1 << 31)))
+        return held_out, self.trial.area(average, self.device)

@@ -53,7 +53,7 @@ class Trial:
         """AUROC of the denoising error, ties by half."""
         with torch.no_grad():
             own, other = (self._errors(denoiser, images, device) for images in (self.normal, self.odd))
-        return _area(own, other)
+        return area_of(own, other)
 
     def area_of(self, score: Callable[[Float[Tensor, "m c *s"]], Float[Tensor, " m"]], device: torch.device) -> float:
         """AUROC of a score of images in [-1, 1], higher = odder; ties by half."""
@@ -61,7 +61,7 @@ class Trial:
             own, other = (
                 torch.cat([score((2 * part - 1).to(device)).cpu() for part in images.split(CHUNK)]) for images in (self.normal, self.odd)
             )
-        return _area(own.double(), other.double())
+        return area_of(own.double(), other.double())
 
     def _errors(self, denoiser: Denoiser, images: Tensor, device: torch.device) -> Float[Tensor, " n"]:
         """Mean over levels of ``|D(x + sigma n, sigma) - x|^2 / sigma^2``."""
@@ -73,9 +73,11 @@ class Trial:
         return torch.cat(parts).double()
 
 
-def _area(own: Float[Tensor, " n"], other: Float[Tensor, " m"]) -> float:
-    difference = other[:, None] - own[None]
-    return float((difference > 0).double().mean() + 0.5 * (difference == 0).double().mean())
+def area_of(own: Float[Tensor, " n"], other: Float[Tensor, " m"]) -> float:
+    """AUROC: the chance that one of the others is larger than one of the own, ties by half."""
+    line = own.sort().values
+    below, upto = (torch.searchsorted(line, other.to(line), right=right) for right in (False, True))
+    return float((below + upto).double().mean()) / (2 * len(own))
 
 
 def _planted(pixels: np.ndarray, other: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarray:

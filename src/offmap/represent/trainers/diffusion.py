@@ -14,7 +14,8 @@ from offmap.core.trainer import Event, Examples, Trained, Trainer
 from offmap.represent.diffusion import DiffusionEncoder
 from offmap.represent.layers import normalise
 from offmap.represent.nets.unet import EDMDenoiser, UNetShape
-from offmap.represent.train.diffusion import LEAST, DiffusionPlan, DiffusionProgress, train_diffusion
+from offmap.represent.train.diffusion import LEAST, DiffusionPlan, train_diffusion
+from offmap.represent.train.judged import Judged
 
 WEAK = 0.6
 """AUROC of drawn anomalies below which the card warns."""
@@ -66,9 +67,9 @@ class Diffusion(DiffusionPlan, Trainer):
             raise ConfigError(str(error)) from error
 
     def train(self, data: Examples, *, seed: int, device: torch.device, progress: Event | None = None) -> Trained:
-        checks: list[DiffusionProgress] = []
+        checks: list[Judged] = []
 
-        def tell(now: DiffusionProgress) -> None:
+        def tell(now: Judged) -> None:
             if now.step % self.check_every and now.done < 1:
                 return
             checks.append(now)

@@ -1,0 +1,142 @@
+"""A U-Net that says for each pixel how odd it is, with a classifier on its coarsest level (Ronneberger et al., MICCAI 2015, 1505.04597)."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from offmap.core.errors import ConfigError, NotAvailableError, SignalError
+from offmap.represent.nets.unet import draw
+
+Objective = Literal["map", "class", "both"]
+
+
+@dataclass(frozen=True, slots=True)
+class SyntheticAnomalyShape:
+    """Architecture.
+
+    Args:
+        channels: of the images, 1 or 3.
+        widths: channels of each level from fine to coarse, multiples of 8; each level but the first halves the grid.
+        classes: the unaltered image and each task, 2 or more.
+        objective: ``map`` without classifier, ``class`` without the way up and the map, or ``both``.
+    """
+
+    channels: int = 1
+    widths: tuple[int, ...] = (16, 32, 64, 64)
+    classes: int = 2
+    objective: Objective = "map"
+
+    def __post_init__(self) -> None:
+        if self.channels not in (1, 3) or not 2 <= self.classes <= 100:
+            raise ConfigError(f"channels = {self.channels} must be 1 or 3, classes = {self.classes} lie in 2..100")
+        if not 2 <= len(self.widths) <= 6 or any(w < 8 or w % 8 for w in self.widths):
+            raise ConfigError(f"widths = {self.widths} must be two to six multiples of 8")
+        if self.objective not in ("map", "class", "both"):
+            raise ConfigError(f"objective = {self.objective!r} must be 'map', 'class' or 'both'")
+
+    @property
+    def stride(self) -> int:
+        """By how much the coarsest grid is smaller than the image: the least side of an image in pixels."""
+        return int(2 ** (len(self.widths) - 1))
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "SyntheticAnomalyShape":
+        """The inverse of ``to_json``.
+
+        Raises:
+            ConfigError: unknown keys, wrong types, or values out of range.
+        """
+        try:
+            given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+            return cls(**given)
+        except TypeError as error:
+            raise ConfigError(f"the description of the network makes no sense: {error}") from error
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """What the network sees in images.
+
+    Args:
+        features: mean of the coarsest level.
+        map: logits of each pixel's label; None where the network has no way up.
+        classes: logits of the unaltered image and of each task; None where the network has no classifier.
+    """
+
+    features: Float[Tensor, "n d"]
+    map: Float[Tensor, "n 1 h w"] | None
+    classes: Float[Tensor, "n k"] | None
+
+
+class SyntheticAnomalyNet(nn.Module):
+    """Levels of two convolutions with batch norm, down by maxima and up by bilinear interpolation; blocks from MONAI.
+
+    Any size from the stride on, odd ones too. In eval mode nothing depends on the other images of a batch.
+
+    Args:
+        shape: architecture.
+        generator: of the weights; a fresh one with seed 0 if not given.
+
+    Raises:
+        NotAvailableError: MONAI is missing.
+    """
+
+    def __init__(self, shape: SyntheticAnomalyShape, *, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.shape = shape
+        two_conv, down, up = _blocks()
+        widths, how = shape.widths, {"act": "relu", "norm": "batch", "bias": True}
+        self.first = two_conv(2, shape.channels, widths[0], **how)
+        self.down = nn.ModuleList(down(2, a, b, **how) for a, b in pairwise(widths))
+        if shape.objective != "class":
+            way = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
+            self.up = nn.ModuleList(up(2, deep, fine, fine, upsample="nontrainable", **how) for deep, fine in way)
+            self.last = nn.Conv2d(widths[0], 1, 1)
+        if shape.objective != "map":
+            self.classifier = nn.Sequential(nn.Linear(widths[-1], widths[-1]), nn.ReLU(), nn.Linear(widths[-1], shape.classes))
+        draw(self, generator if generator is not None else torch.Generator().manual_seed(0))
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Seen:
+        """See images.
+
+        Args:
+            x: in [-1, 1].
+
+        Raises:
+            SignalError: a side is smaller than the stride, or channels or axes are not those of the network.
+        """
+        self._check(x)
+        levels = [self.first(x)]
+        for part in self.down:
+            levels.append(part(levels[-1]))
+        features = levels[-1].mean(dim=(2, 3))
+        classes = self.classifier(features) if self.shape.objective != "map" else None
+        if self.shape.objective == "class":
+            return Seen(features, None, classes)
+        rising = levels[-1]
+        for part, finer in zip(self.up, reversed(levels[:-1]), strict=True):
+            rising = part(rising, finer)
+        return Seen(features, self.last(rising), classes)
+
+    def _check(self, x: Tensor) -> None:
+        if x.ndim != 4 or x.shape[1] != self.shape.channels:
+            raise SignalError(f"images of shape {tuple(x.shape)} must have {self.shape.channels} channels and 2 axes of space")
+        if min(x.shape[2:]) < self.shape.stride:
+            raise SignalError(f"images of shape {tuple(x.shape)} are smaller than the {self.shape.stride} pixels of the network's stride")
+
+
+def _blocks() -> tuple[Any, Any, Any]:
+    try:
+        from monai.networks.nets.basic_unet import Down, TwoConv, UpCat
+    except ImportError as error:
+        raise NotAvailableError(f"synthetic-anomaly networks need MONAI: pip install 'offmap[generative]' ({error})") from error
+    return TwoConv, Down, UpCat

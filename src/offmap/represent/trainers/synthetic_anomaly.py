@@ -1,0 +1,93 @@
+"""A network trained from scratch to find what was put into normal images: FPI, PII, NSA, CutPaste, many tasks."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from offmap.core.encoder import Encoder, Input
+from offmap.core.errors import BundleError, ConfigError
+from offmap.core.trainer import Event, Examples, Trained, Trainer
+from offmap.represent.layers import normalise
+from offmap.represent.nets.synthetic_anomaly import SyntheticAnomalyNet
+from offmap.represent.synthetic_anomaly import SyntheticAnomalyEncoder
+from offmap.represent.train.judged import Judged
+from offmap.represent.train.synthetic_anomaly import LEAST, SyntheticAnomalyPlan, train_synthetic_anomaly
+from offmap.simulate.tasks import SMALLEST
+
+WEAK = 0.6
+"""Area on the held-out task below which the card warns."""
+
+
+@dataclass(frozen=True)
+class SyntheticAnomaly(SyntheticAnomalyPlan, Trainer):
+    """A small U-Net that learns the label of each pixel of altered images (FPI, PII, NSA, CutPaste, many tasks); no anomalies, no labels.
+
+    ``tasks = ["fpi"]`` is FPI, ``["pii"]`` PII, ``["nsa"]`` NSA; several are many tasks; ``["cutpaste", "cutpaste_scar"]`` with
+    ``objective = "class"`` is CutPaste in three ways. The checkpoint is the best one on ``held_out_task``.
+
+    Args:
+        size: side of the images in pixels.
+        channels: 1 or 3; colour becomes grey for one, grey is repeated for three.
+
+    The others are those of ``SyntheticAnomalyPlan`` and of ``Trainer``.
+    """
+
+    size: int = 64
+    channels: int = 1
+
+    fewest: ClassVar[int] = LEAST
+    reference: ClassVar[str] = (
+        "Tan et al., FPI, MELBA 2022, arXiv 2011.04197; PII, MICCAI 2021, arXiv 2107.02622; Schlueter et al., NSA, ECCV 2022, arXiv "
+        "2109.15222; Li et al., CutPaste, CVPR 2021, arXiv 2104.04015; Baugh et al., Many Tasks, MICCAI 2023, arXiv 2307.00899"
+    )
+
+    def __post_init__(self) -> None:
+        SyntheticAnomalyPlan.__post_init__(self)
+        Trainer.__post_init__(self)
+        least = max(SMALLEST, self.shape(1).stride)
+        if not least <= self.size <= 512 or self.channels not in (1, 3):
+            raise ConfigError(f"[train] size = {self.size} must lie in {least}..512, channels = {self.channels} be 1 or 3")
+
+    @property
+    def input(self) -> Input:
+        return Input(self.size, self.channels, (0.5,) * self.channels, (0.5,) * self.channels)
+
+    def open(self, classes: int, state: Mapping[str, Tensor] | None, *, device: torch.device) -> Encoder:
+        shape = self.shape(self.channels)
+        if state is None:
+            return SyntheticAnomalyEncoder(SyntheticAnomalyNet(shape), self.size, device=device)
+        try:
+            return SyntheticAnomalyEncoder.rebuilt({"net": shape.to_json(), "size": self.size}, state, device=device)
+        except BundleError as error:
+            raise ConfigError(str(error)) from error
+
+    def train(self, data: Examples, *, seed: int, device: torch.device, progress: Event | None = None) -> Trained:
+        checks: list[Judged] = []
+
+        def tell(now: Judged) -> None:
+            if now.step % self.check_every and now.done < 1:
+                return
+            checks.append(now)
+            if progress is not None:
+                values: dict[str, Any] = {"loss": now.loss, "held_out_loss": now.held_out, "held_out_task_auroc": now.area}
+                told = {k: round(v, 4) for k, v in values.items() if math.isfinite(v)}
+                progress({"event": "train", "done": now.step, "total": self.steps, **told})
+
+        seen = normalise(data.images, Input(self.size, self.channels, (0.0,) * self.channels, (1.0,) * self.channels))
+        found = train_synthetic_anomaly(seen, self, seed=seed, device=str(device), held_out=data.check, progress=tell)
+        facts = {
+            "steps": found.steps,
+            "kept_step": found.kept,
+            "held_out_task_auroc": [round(now.area, 4) for now in checks if math.isfinite(now.area)],
+            "held_out_loss": [round(now.held_out, 4) for now in checks if math.isfinite(now.held_out)],
+        }
+        weak = (
+            f"The network hardly finds what the task {self.held_out_task}, which it was not trained on, does to unseen images: "
+            f"AUROC {found.area:.2f}; train on other tasks, longer or on more images"
+        )
+        state = {name: value.detach().cpu() for name, value in found.net.state_dict().items()}
+        return Trained(state, facts, [*found.notes, *([weak] if found.area < WEAK else [])])
