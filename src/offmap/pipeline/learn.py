@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from offmap.calibrate.cascade import Cascaded
 from offmap.calibrate.combine import Combine, Combined
 from offmap.calibrate.conformal import Conformal
 from offmap.calibrate.split import folds, split
@@ -72,10 +73,11 @@ def fit_scorer(recipe: Recipe, store: SignalStore, division: Sequence[Parts], *,
                 "or a manifest with a column label"
             )
     fitted = {name: tuple(_fit(d, store, p, seed, device) for p in division) for name, d in recipe.parts.items()}
-    combined: tuple[Combined, ...] = ()
+    combined: tuple[Combined | Cascaded, ...] = ()
     if len(fitted) > 1:
+        law = recipe.cascade or Combine()
         combined = tuple(
-            Combine().fit({name: _scores(states[k], store, p.held_out, device) for name, states in fitted.items()})
+            law.fit({name: _scores(states[k], store, p.held_out, device) for name, states in fitted.items()})
             for k, p in enumerate(division)
         )
     ensemble = Ensemble(fitted, combined)

@@ -45,14 +45,18 @@ class Summary:
     """Counts of a run.
 
     Args:
+        second: the part of a cascade that only some images need; empty without a cascade.
         verdicts: number of items by verdict.
         reasons: number of items not assessed by reason.
         bits: surprise of each assessed item.
+        passed_on: number of items that the second part was needed for.
     """
 
+    second: str = ""
     verdicts: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     bits: list[float] = field(default_factory=list)
+    passed_on: int = 0
 
     @property
     def n(self) -> int:
@@ -64,6 +68,7 @@ class Summary:
         self.verdicts[row.verdict] += 1
         if row.status != "ok":
             self.reasons[row.reason] += 1
+        self.passed_on += row.parts.get(self.second) is not None
         if row.surprise_bits is not None:
             self.bits.append(row.surprise_bits)
 
@@ -136,7 +141,7 @@ def _rows(gate: "Gate", batch: Batch) -> Iterator[Row]:
             surprise_bits=float(degree.surprise_bits[n]),
             bits_extrapolated=None if math.isnan(extrapolated) else extrapolated,
             verdict=verdicts[n],
-            parts={name: float(values[n]) for name, values in degree.parts.items()},
+            parts={name: None if math.isnan(value := float(values[n])) else value for name, values in degree.parts.items()},
             meta={k: v for k, v in image.meta.items() if k in source.meta},
             identifiers=dict(image.identifiers),
             answer=answered[n],

@@ -7,11 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from offmap.calibrate.cascade import Cascaded
 from offmap.calibrate.combine import Combined
 from offmap.calibrate.conformal import Calibrated
 from offmap.calibrate.tail import FittedTail
-from offmap.core.detector import Fitted, Localiser
-from offmap.core.types import Signals
+from offmap.core.detector import Fitted, Localiser, select
+from offmap.core.types import STATIC, Signals
+from offmap.represent.deferred import RAN
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +25,7 @@ class Degree:
         p_value: conformal, in (0, 1].
         surprise_bits: ``-log2(p_value)``, at most ``log2(n + 1)``.
         bits_extrapolated: by the tail, without guarantee; NaN below the cap.
-        parts: raw score of each part, mean over folds.
+        parts: raw score of each part, mean over folds; NaN where the second part of a cascade did not run.
     """
 
     score: Tensor
@@ -37,7 +39,7 @@ class Degree:
 class Ensemble:
     """K fitted states of each part, and how the parts become one statistic a fold.
 
-    With one part the statistic is its raw score. With several it is their combination, standardised on held-out
+    With one part the statistic is its raw score. With several it is their combination or cascade, standardised on held-out
     in-distribution images; it is calibrated itself, so its p-value is valid under any dependence between the parts.
 
     Args:
@@ -46,7 +48,7 @@ class Ensemble:
     """
 
     parts: Mapping[str, tuple[Fitted, ...]]
-    combined: tuple[Combined, ...] = ()
+    combined: tuple[Combined | Cascaded, ...] = ()
 
     @property
     def folds(self) -> int:
@@ -54,8 +56,31 @@ class Ensemble:
         return len(next(iter(self.parts.values())))
 
     def raw(self, k: int, signals: Signals) -> dict[str, Tensor]:
-        """Raw scores ``(N,)`` of each part of fold k."""
-        return {name: states[k].score(signals).cpu() for name, states in self.parts.items()}
+        """Raw scores ``(N,)`` of each part of fold k; of the second part of a cascade NaN where the first is decided."""
+        law = self.combined[k] if self.combined else None
+        if not isinstance(law, Cascaded):
+            return {name: states[k].score(signals).cpu() for name, states in self.parts.items()}
+        first, then = law.cascade.first, self.parts[law.cascade.then][k]
+        cheap = self.parts[first][k].score(signals).cpu()
+        passed = law.undecided(cheap)
+        if RAN in signals:
+            passed &= signals[RAN].cpu() > 0
+        dear, rows = torch.full_like(cheap, torch.nan), torch.nonzero(passed).flatten()
+        if len(rows):
+            dear[rows] = then.score(_rows(signals, then.detector.needs, rows)).cpu()
+        return {first: cheap, law.cascade.then: dear}
+
+    @property
+    def cascade(self) -> Cascaded | None:
+        """The cascade of the first fold; None where all parts run on every image."""
+        law = self.combined[0] if self.combined else None
+        return law if isinstance(law, Cascaded) else None
+
+    def undecided(self, signals: Signals, fold: int | None = None) -> Tensor:
+        """Images ``(N,)`` that the second part of the cascade must see, in one fold, or in any."""
+        laws = [(k, law) for k, law in enumerate(self.combined) if isinstance(law, Cascaded) and fold in (None, k)]
+        passed = [law.undecided(self.parts[law.cascade.first][k].score(signals).cpu()) for k, law in laws]
+        return torch.stack(passed).any(dim=0)
 
     def statistic(self, k: int, raw: Mapping[str, Tensor]) -> Tensor:
         """The number ``(N,)`` that is calibrated, float32."""
@@ -85,7 +110,7 @@ class Scorer:
         """Degree of the images of one batch."""
         raw = [self.ensemble.raw(k, signals) for k in range(self.ensemble.folds)]
         statistic = torch.stack([self.ensemble.statistic(k, scores) for k, scores in enumerate(raw)])
-        parts = {name: torch.stack([scores[name] for scores in raw]).mean(dim=0) for name in self.ensemble.parts}
+        parts = {name: torch.stack([scores[name] for scores in raw]).nanmean(dim=0) for name in self.ensemble.parts}
         score, p_value = self.ranks.score(statistic), self.ranks.p_value(statistic)
         extrapolated = self.tail.bits_extrapolated(score, at_cap=p_value <= 1 / (self.ranks.n + 1))
         return Degree(score, p_value, self.ranks.surprise(p_value), extrapolated, parts)
@@ -103,6 +128,15 @@ class Scorer:
         return needs.union(*(states[0].detector.needs for states in self.ensemble.parts.values()))
 
     @property
+    def dear(self) -> frozenset[str]:
+        """Signals that only the second part of a cascade reads; empty without one."""
+        law = self.ensemble.cascade
+        if law is None:
+            return frozenset()
+        cheap, dear = (self.ensemble.parts[name][0].detector.needs for name in (law.cascade.first, law.cascade.then))
+        return dear - cheap - frozenset(STATIC)
+
+    @property
     def map_needs(self) -> frozenset[str]:
         """Signals that the map needs; empty when no part localises."""
         needs: frozenset[str] = frozenset()
@@ -112,3 +146,9 @@ class Scorer:
         """The same on another device."""
         maps = {name: f.to(device) for name, f in self.maps.items()}
         return Scorer(self.ensemble.to(device), self.ranks, self.tail, maps, self.map_limits)
+
+
+def _rows(signals: Signals, needs: frozenset[str], rows: Tensor) -> dict[str, Tensor]:
+    """Some images of the signals that a detector reads."""
+    found = {name: value for pattern in needs for name, value in select(signals, pattern).items()}
+    return {name: value if name in STATIC else value[rows.to(value.device)] for name, value in found.items()}

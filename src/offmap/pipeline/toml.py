@@ -17,6 +17,9 @@ def to_toml(recipe: Recipe, *, comment: str = "") -> str:
     lines = [f"# {line}" for line in comment.splitlines()]
     lines += _table("encoder", tables["encoder"])
     lines += _table("train", tables["train"]) if "train" in tables else []
+    second = tables.get("second", {})
+    lines += _table("second", {k: v for k, v in second.items() if k != "train"}) if second else []
+    lines += _table("second.train", second["train"]) if "train" in second else []
     seen: set[str] = set()
     for i, step in enumerate(tables["prepare"], 1):
         name = step["method"] if step["method"] not in seen else f"step_{i}"
@@ -25,7 +28,7 @@ def to_toml(recipe: Recipe, *, comment: str = "") -> str:
     lines += _table("forms", tables["forms"])
     for name, table in tables["score"].items():
         lines += _table(f"score.{name}", table)
-    for stage in ("calibrate", "decide", "evidence"):
+    for stage in ("cascade", "calibrate", "decide", "evidence"):
         lines += _table(stage, tables[stage]) if stage in tables else []
     return "\n".join(lines).lstrip("\n") + "\n"
 

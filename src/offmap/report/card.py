@@ -52,6 +52,7 @@ def sections(card: Mapping[str, Any]) -> list[Section]:
         ("Encoder", _encoder(_mapping(card, "encoder"))),
         ("Training of the network", _training(_mapping(card, "training"))),
         *((f"Detector {d.get('name') or d.get('method') or i}", _detector(d)) for i, d in enumerate(_mappings(card, "detectors"), 1)),
+        ("Cascade", _cascade(_mapping(card, "cascade"))),
         ("Evidence for the choice of detector", _evidence(_mapping(card, "evidence"))),
         ("Calibration", _calibration(_mapping(card, "calibration"))),
         ("Limits", _sentences(card, "limits", "Limit")),
@@ -97,6 +98,7 @@ _KNOWN = frozenset(
         "encoder",
         "training",
         "detectors",
+        "cascade",
         "evidence",
         "calibration",
         "limits",
@@ -184,6 +186,29 @@ def _detector(detector: Mapping[str, Any]) -> list[Entry]:
         *([Entry("Settings", tuple(settings), code=True)] if settings else []),
         *_plain(detector, {"passes": "Network passes", "reference": "Source"}),
         *_rest(detector, {"name", "method", "params", "passes", "reference"}),
+    ]
+
+
+def _cascade(cascade: Mapping[str, Any]) -> list[Entry]:
+    known = ("first", "then", "undecided", "rule", "share", "ms_first", "ms_then", "ms_mean")
+    if not all(key in cascade for key in known):
+        return _rest(cascade, frozenset())
+    low, high = cascade["undecided"]
+    first, then, rule = (str(cascade[key]) for key in ("first", "then", "rule"))
+    word = {"mean": "the mean of both", "max": "the larger of both", "second": f"that of {then}"}.get(rule, rule)
+    passed = f"{then}, where the p-value of {first} lies between {_show(low)} and {_show(high)}; the score is then {word}"
+    return [
+        Entry("Every image", (first,)),
+        Entry("Undecided images", (passed,)),
+        Entry("Share of them", (f"{percent(cascade['share'])} of the calibration images",)),
+        Entry(
+            "Milliseconds an image",
+            (
+                f"{_show(cascade['ms_first'])} for {first}, {_show(cascade['ms_then'])} more for {then}; "
+                f"{_show(cascade['ms_mean'])} on average of in-distribution images (networks alone, on the machine that fitted)",
+            ),
+        ),
+        *_rest(cascade, frozenset(known)),
     ]
 
 
