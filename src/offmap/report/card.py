@@ -8,10 +8,13 @@ import json
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
+from markupsafe import Markup
+
 from offmap.core.types import REASONS
+from offmap.report.training import figure
 from offmap.report.words import count, number, one_in, percent, printable
 
 LISTED = 20
@@ -37,10 +40,15 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A group of lines with a heading."""
+    """A group of lines with a heading.
+
+    Args:
+        figure: what the page shows below the lines.
+    """
 
     title: str
     entries: tuple[Entry, ...]
+    figure: Markup = field(default_factory=Markup)
 
 
 def sections(card: Mapping[str, Any]) -> list[Section]:
@@ -59,7 +67,8 @@ def sections(card: Mapping[str, Any]) -> list[Section]:
         ("Warnings", _sentences(card, "warnings", "Warning")),
         ("Further", _rest(card, _KNOWN)),
     ]
-    return [Section(printable(title), tuple(map(_clean, entries))) for title, entries in made if entries]
+    shown = {"Training of the network": figure(_mapping(card, "training"))}
+    return [Section(printable(title), tuple(map(_clean, entries)), shown.get(title, Markup(""))) for title, entries in made if entries]
 
 
 def text(card: Mapping[str, Any], *, width: int = 100) -> str:
@@ -160,10 +169,31 @@ _TRAINED = {
     "epochs": "Epochs",
     "kept_epoch": "Epoch kept",
     "validation_auroc": "Validation AUROC by epoch",
-    "loss": "Loss by epoch",
+    "steps": "Steps",
+    "kept_step": "Step kept",
     "seconds": "Seconds",
     "device": "Device",
 }
+
+
+_COURSES = {
+    "loss": "Loss",
+    "held_out_loss": "Loss on unseen images",
+    "drawn_anomalies_auroc": "AUROC of drawn anomalies",
+    "codec_loss": "Loss of the codec",
+}
+
+
+def _courses(training: Mapping[str, Any]) -> list[Entry]:
+    """What changed during a training: first, middle, last; all where there are few."""
+    out = []
+    for key, term in _COURSES.items():
+        values = training.get(key)
+        if not isinstance(values, Sequence) or isinstance(values, str) or not values:
+            continue
+        few = list(values) if len(values) <= 12 else [values[round(i * (len(values) - 1) / 11)] for i in range(12)]
+        out.append(Entry(term, (" ".join(_show(v) for v in few),)))
+    return out
 
 
 def _training(training: Mapping[str, Any]) -> list[Entry]:
@@ -174,7 +204,9 @@ def _training(training: Mapping[str, Any]) -> list[Entry]:
         *([Entry("Images", shares)] if shares else []),
         *([Entry("Classes", _first([f"{name}: {_show(n)}" for name, n in classes.items()]))] if classes else []),
         *_plain(training, _TRAINED),
-        *_rest(training, {*_TRAINED, "images", "classes"}),
+        *_courses(training),
+        *([Entry("Samples", ("pictures drawn by the model are on the page of `offmap score --report`",))] if "samples" in training else []),
+        *_rest(training, {*_TRAINED, *_COURSES, "images", "classes", "samples"}),
     ]
 
 

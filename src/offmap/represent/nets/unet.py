@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,11 +18,12 @@ class UNetShape:
     """Architecture of the U-Net.
 
     Args:
-        channels: of the images, 1 or 3.
+        channels: of the images, 1 or 3; of latent codes, up to 64.
         axes: of space, 2 or 3.
         widths: channels of each level from fine to coarse, multiples of 8; each level but the last halves the grid.
         blocks: residual blocks a level.
         attention: whether each level attends over its whole grid; the coarsest one always does.
+        classes: K that the network can be told of; 0 = it knows none.
     """
 
     channels: int = 1
@@ -30,10 +31,13 @@ class UNetShape:
     widths: tuple[int, ...] = (32, 64, 64)
     blocks: int = 1
     attention: tuple[bool, ...] = ()
+    classes: int = 0
 
     def __post_init__(self) -> None:
-        if self.channels not in (1, 3) or self.axes not in (2, 3):
-            raise ConfigError(f"channels = {self.channels} must be 1 or 3, axes = {self.axes} must be 2 or 3")
+        if not 1 <= self.channels <= 64 or self.axes not in (2, 3):
+            raise ConfigError(f"channels = {self.channels} must lie between 1 and 64, axes = {self.axes} must be 2 or 3")
+        if not 0 <= self.classes <= 10_000:
+            raise ConfigError(f"classes = {self.classes} must lie between 0 and 10000")
         if not 1 <= len(self.widths) <= 6 or any(w < 8 or w % 8 for w in self.widths):
             raise ConfigError(f"widths = {self.widths} must be one to six multiples of 8")
         if not 1 <= self.blocks <= 8:
@@ -47,8 +51,9 @@ class UNetShape:
         return int(2 ** (len(self.widths) - 1))
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        """JSON values; without ``classes`` where there are none."""
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return values if self.classes else {k: v for k, v in values.items() if k != "classes"}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "UNetShape":
@@ -85,10 +90,15 @@ class EDMDenoiser(nn.Module):
             raise ConfigError(f"sigma_data = {sigma_data} must be positive: the training images must not all be of one value")
         self.shape, self.sigma_data = shape, float(sigma_data)
         self.net = _unet(shape)
-        _draw(self.net, generator if generator is not None else torch.Generator().manual_seed(0))
+        draw_weights(self.net, generator if generator is not None else torch.Generator().manual_seed(0))
 
-    def forward(self, x: Float[Tensor, "n c *s"], sigma: Float[Tensor, " n"]) -> Float[Tensor, "n c *s"]:
+    def forward(
+        self, x: Float[Tensor, "n c *s"], sigma: Float[Tensor, " n"], label: Int64[Tensor, " n"] | None = None
+    ) -> Float[Tensor, "n c *s"]:
         """As ``Denoiser``.
+
+        Args:
+            label: class of each image, 0 to K - 1, or K where it is not told; None = not told of any.
 
         Raises:
             SignalError: a side is smaller than the stride, or channels or axes are not those of the network.
@@ -96,10 +106,15 @@ class EDMDenoiser(nn.Module):
         self._check(x)
         level = sigma.view(-1, *[1] * (x.ndim - 1))
         total = level.square() + self.sigma_data**2
-        seen = self.net(padded(x / total.sqrt(), self.shape.stride), (sigma.log() / 4).to(x.dtype))
+        seen = self.net(padded(x / total.sqrt(), self.shape.stride), (sigma.log() / 4).to(x.dtype), **self._told(x, label))
         inside = seen[(..., *(slice(0, n) for n in x.shape[2:]))].to(x.dtype)
         mean: Tensor = self.sigma_data**2 / total * x + level * self.sigma_data / total.sqrt() * inside
         return mean
+
+    def _told(self, x: Tensor, label: Tensor | None) -> dict[str, Tensor]:
+        if not self.shape.classes:
+            return {}
+        return {"class_labels": torch.full((len(x),), self.shape.classes, device=x.device) if label is None else label}
 
     def _check(self, x: Tensor) -> None:
         expected = (self.shape.channels, self.shape.axes)
@@ -141,13 +156,14 @@ def _unet(shape: UNetShape) -> nn.Module:
             attention_levels=attention,
             num_head_channels=8,
             norm_num_groups=8,
+            num_class_embeds=shape.classes + 1 if shape.classes else None,
         )
     except OptionalImportError as error:
         raise NotAvailableError(f"diffusion models need MONAI with einops: pip install 'offmap[generative]' ({error})") from error
     return net
 
 
-def _draw(net: nn.Module, generator: torch.Generator) -> None:
+def draw_weights(net: nn.Module, generator: torch.Generator) -> None:
     """Weights from the generator; those that MONAI sets to 0, the last of each residual block and of the network, stay so."""
     for part in net.modules():
         if isinstance(part, nn.Conv2d | nn.Conv3d | nn.Linear):
@@ -155,3 +171,5 @@ def _draw(net: nn.Module, generator: torch.Generator) -> None:
                 nn.init.kaiming_uniform_(part.weight, a=math.sqrt(5), generator=generator)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.Embedding):
+            nn.init.normal_(part.weight, std=0.5, generator=generator)

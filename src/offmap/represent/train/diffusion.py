@@ -19,6 +19,7 @@ from torch import Tensor
 from offmap.core.errors import ConfigError, DataError
 from offmap.represent.device import resolve_device
 from offmap.represent.digest import tensors_sha256
+from offmap.represent.nets.latent import Codec, coded
 from offmap.represent.nets.unet import EDMDenoiser, UNetShape, loss_weight
 from offmap.represent.train import checkpoint
 from offmap.represent.train.checkpoint import under
@@ -135,6 +136,9 @@ def train_diffusion(
     device: str = "cpu",
     resume: bool = False,
     held_out: Int64[Tensor, " m"] | None = None,
+    labels: Int64[Tensor, " n"] | None = None,
+    label_dropout: float = 0.2,
+    codec: Codec | None = None,
     progress: Callable[[DiffusionProgress], None] | None = None,
 ) -> TrainedDiffusion:
     """Train on normal images.
@@ -145,6 +149,10 @@ def train_diffusion(
         seed: of weights, division, batches and noise.
         resume: go on from the checkpoint in ``out`` if there is one.
         held_out: rows that judge checkpoints and train nothing; drawn where not given.
+        labels: class of each image, 0 to K - 1.
+        label_dropout: share of the images that are shown without their class, so that the network can do without (Ho and Salimans, 2022,
+            arXiv:2207.12598).
+        codec: train on codes of the images instead of pixels.
         progress: told of each step.
 
     Raises:
@@ -160,11 +168,13 @@ def train_diffusion(
     good = torch.isfinite(images).flatten(1).all(dim=1)
     if not bool(good.all()):
         raise DataError(f"training images are not finite in rows {torch.nonzero(~good).flatten().tolist()[:8]}: leave them out")
-    run = _Run.of(images, plan, seed, resolve_device(device), held_out)
+    run = _Run.of(images, plan, seed, resolve_device(device), held_out, labels, codec, label_dropout)
     identity = {
         "plan": {k: v for k, v in asdict(plan).items() if k != "patience"},
         "seed": seed,
         "images": tensors_sha256({"images": images, "rows": torch.empty(0) if held_out is None else held_out}),
+        **({} if labels is None else {"labels": [tensors_sha256({"labels": labels}), label_dropout]}),
+        **({} if codec is None else {"codec": tensors_sha256(dict(codec.state_dict()))}),
     }
     state = run.begin()
     if out is not None and resume and (out / checkpoint.FILE).is_file():
@@ -232,9 +242,21 @@ class _Run:
     trial: Trial
     sigma_data: float
     device: torch.device
+    labels: Tensor | None = None
+    label_dropout: float = 0.2
 
     @classmethod
-    def of(cls, images: Tensor, plan: DiffusionPlan, seed: int, device: torch.device, rows: Tensor | None = None) -> "_Run":
+    def of(
+        cls,
+        images: Tensor,
+        plan: DiffusionPlan,
+        seed: int,
+        device: torch.device,
+        rows: Tensor | None = None,
+        labels: Tensor | None = None,
+        codec: Codec | None = None,
+        label_dropout: float = 0.2,
+    ) -> "_Run":
         """Divide the images, measure their root mean square, draw anomalies into the held-out ones."""
         if rows is None:
             order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
@@ -244,12 +266,17 @@ class _Run:
         train, held_out = images[own], images[rows]
         if float(train.std(correction=0)) < 1e-4:
             raise DataError("the training images all have one value everywhere: there is nothing to learn")
-        sigma_data = float((2 * train.double() - 1).square().mean().sqrt())
-        return cls(plan, seed, 2 * train.float() - 1, Trial.of(held_out.float(), seed), sigma_data, device)
+        trial, clean = Trial.of(held_out.float(), seed), 2 * train.float() - 1
+        if codec is not None:
+            codec = codec.to(device)
+            trial, clean = trial.coded(lambda x: coded(codec, x, device), seed), coded(codec, clean, device)
+        sigma_data = float(clean.double().square().mean().sqrt())
+        return cls(plan, seed, clean, trial, sigma_data, device, None if labels is None else labels[own], label_dropout)
 
     def begin(self) -> _State:
         """Weights drawn, optimiser empty."""
-        shape = UNetShape(int(self.train.shape[1]), self.train.ndim - 2, self.plan.widths, self.plan.blocks)
+        classes = 0 if self.labels is None else int(self.labels.max()) + 1
+        shape = UNetShape(int(self.train.shape[1]), self.train.ndim - 2, self.plan.widths, self.plan.blocks, classes=classes)
         net = EDMDenoiser(shape, self.sigma_data, generator=self._generator((1 << 31) - 1)).to(self.device)
         net = net.to(memory_format=torch.channels_last) if shape.axes == 2 else net  # type: ignore[call-overload]
         return _State(net, copy.deepcopy(net), torch.optim.AdamW(net.parameters(), lr=self.plan.rate, weight_decay=0.0))
@@ -258,7 +285,7 @@ class _Run:
         """Randomness of one step; it depends on nothing that came before, so that a resumed run draws the same."""
         return generator_of(self.seed, step)
 
-    def loss(self, net: EDMDenoiser, clean: Tensor, rng: torch.Generator) -> Tensor:
+    def loss(self, net: EDMDenoiser, clean: Tensor, rng: torch.Generator, labels: Tensor | None = None) -> Tensor:
         """``mean lambda(sigma) (D(x + sigma n, sigma) - x)^2``, sigma log-normal."""
         logs = self.plan.noise_mean + self.plan.noise_spread * torch.randn(len(clean), generator=rng)
         sigma, noise = logs.exp().to(self.device), torch.randn(clean.shape, generator=rng).to(self.device)
@@ -266,20 +293,24 @@ class _Run:
         seen = clean + level * noise
         seen = seen.contiguous(memory_format=torch.channels_last) if seen.ndim == 4 else seen
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.precision == "bfloat16"):
-            found = net(seen, sigma)
+            found = net(seen, sigma) if labels is None else net(seen, sigma, self._dropped(labels, net.shape.classes, rng))
         errors = (found.float() - clean).square().flatten(1).mean(dim=1)
         mean: Tensor = (loss_weight(sigma, self.sigma_data) * errors).mean()
         return mean
+
+    def _dropped(self, labels: Tensor, nothing: int, rng: torch.Generator) -> Tensor:
+        """Labels, some of them replaced by that of no class."""
+        return torch.where(torch.rand(len(labels), generator=rng) < self.label_dropout, nothing, labels).to(self.device)
 
     def step(self, state: _State) -> float:
         """One optimiser step; its loss, not finite where no step could be made."""
         rng = self._generator(state.step)
         for group in state.optimiser.param_groups:
             group["lr"] = self.plan.rate_at(state.step, state.seconds)
-        clean = self.train[torch.randint(len(self.train), (self.plan.batch,), generator=rng)].to(self.device)
+        rows = torch.randint(len(self.train), (self.plan.batch,), generator=rng)
         state.net.train()
         state.optimiser.zero_grad()
-        loss = self.loss(state.net, clean, rng)
+        loss = self.loss(state.net, self.train[rows].to(self.device), rng, None if self.labels is None else self.labels[rows])
         value = float(loss.detach())
         if not math.isfinite(value):
             return math.nan
