@@ -154,7 +154,7 @@ def test_a_model_is_told_of_most_labels() -> None:
     dropped = run._dropped(torch.zeros(4000, dtype=torch.int64), 2, torch.Generator().manual_seed(0))
     assert float((dropped == 2).double().mean()) == pytest.approx(0.2, abs=0.03)
     with pytest.raises(ConfigError, match="label_dropout = 0"):
-        DiffusionPlan(label_dropout=0)
+        ConditionalDiffusion(label_dropout=0.0)
 
 
 def test_the_conditional_trainer_asks_for_labels_and_scores_without() -> None:

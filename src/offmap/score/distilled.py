@@ -38,6 +38,10 @@ class Distilled(Localiser):
         return frozenset({SCORE})
 
     @property
+    def fit_uses(self) -> frozenset[str]:
+        return self.map_needs
+
+    @property
     def map_needs(self) -> frozenset[str]:
         return frozenset({MAP})
 

@@ -105,7 +105,9 @@ class Codec(nn.Module):
     def restored(self, raw: Float[Tensor, "n d *t"], sides: tuple[int, ...]) -> Float[Tensor, "n c *s"]:
         """Images of codes as the network gives them."""
         found: Tensor = self.net.decode(raw)
-        return found[(..., *(slice(0, n) for n in sides))]
+        for axis, n in enumerate(sides, 2):
+            found = found.narrow(axis, 0, n)
+        return found
 
     def settle(self, images: Float[Tensor, "n c *s"]) -> None:
         """Measure centre and size of the codes of images in [-1, 1]."""

@@ -31,7 +31,8 @@ def draw(denoise: Denoiser, shape: tuple[int, ...], *, count: int, seed: int, de
         for sigma, lower in zip(sigmas, [*sigmas[1:], 0.0], strict=True):
             mean = denoised(denoise, x, sigma)
             x = mean + (lower / sigma) * (x - mean)
-    return x.cpu()
+    found: Tensor = x.cpu()
+    return found
 
 
 def sheet(images: Float[Tensor, "n c *s"]) -> str:

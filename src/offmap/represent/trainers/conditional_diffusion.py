@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 
 import torch
 
+from offmap.core.errors import ConfigError
 from offmap.core.trainer import Event, Examples, Trained
 from offmap.represent.nets.unet import UNetShape
 from offmap.represent.trainers.diffusion import Diffusion
@@ -19,14 +20,21 @@ class ConditionalDiffusion(Diffusion):
     Args:
         condition: what the network is told when it scores: the class that the image looks most like (``likeliest``, three passes a class
             more), or nothing (``none``).
+        label_dropout: share of the images that are shown without their label.
 
     The others are those of ``diffusion``.
     """
 
     condition: Literal["likeliest", "none"] = "likeliest"
+    label_dropout: float = 0.2
 
     labelled: ClassVar[bool] = True
     reference: ClassVar[str] = "Ho and Salimans, Classifier-Free Diffusion Guidance, 2022, arXiv 2207.12598"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.label_dropout <= 1:
+            raise ConfigError(f"[train] label_dropout = {self.label_dropout} must lie above 0 and up to 1")
 
     def _network(self, classes: int) -> UNetShape:
         return replace(super()._network(classes), classes=classes)
@@ -36,4 +44,5 @@ class ConditionalDiffusion(Diffusion):
         return self.condition == "likeliest"
 
     def train(self, data: Examples, *, seed: int, device: torch.device, progress: Event | None = None) -> Trained:
-        return self._trained(data, data.labels, seed=seed, device=device, progress=progress)
+        dropout = self.label_dropout
+        return self._trained(data, data.labels, seed=seed, device=device, progress=progress, label_dropout=dropout)

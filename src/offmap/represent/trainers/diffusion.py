@@ -71,10 +71,22 @@ class Diffusion(DiffusionPlan, Trainer):
     def train(self, data: Examples, *, seed: int, device: torch.device, progress: Event | None = None) -> Trained:
         return self._trained(data, None, seed=seed, device=device, progress=progress)
 
-    def _trained(self, data: Examples, labels: Tensor | None, *, seed: int, device: torch.device, progress: Event | None = None) -> Trained:
+    def _trained(
+        self,
+        data: Examples,
+        labels: Tensor | None,
+        *,
+        seed: int,
+        device: torch.device,
+        progress: Event | None = None,
+        label_dropout: float = 0.2,
+    ) -> Trained:
         follow = Followed(self.check_every, self.steps, progress)
         grey = normalise(data.images, Input(self.size, self.channels, (0.0,) * self.channels, (1.0,) * self.channels))
-        found = train_diffusion(grey, self, seed=seed, device=str(device), held_out=data.check, labels=labels, progress=follow)
+        where = str(device)
+        found = train_diffusion(
+            grey, self, seed=seed, device=where, held_out=data.check, labels=labels, label_dropout=label_dropout, progress=follow
+        )
         shown = draw(found.net, tuple(grey.shape[1:]), count=COLUMNS * ROWS, seed=seed, device=torch.device("cpu"))
         facts = {"steps": found.steps, "kept_step": found.kept, **follow.curve, "samples": sheet(shown)}
         state = {name: value.detach().cpu() for name, value in found.net.state_dict().items()}

@@ -114,6 +114,7 @@ def norm_distance(encoder: DiffusionEncoder, usual: Float[Tensor, "n c *s"]) -> 
 
     def teacher(images: Float[Tensor, "n c *s"]) -> Float[Tensor, " n"]:
         away = norms(images) - mean
-        return ((away @ precision) * away).sum(dim=1)
+        distance: Tensor = ((away @ precision) * away).sum(dim=1)
+        return distance
 
     return teacher
