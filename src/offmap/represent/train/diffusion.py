@@ -23,6 +23,7 @@ from offmap.represent.nets.latent import Codec, coded
 from offmap.represent.nets.unet import EDMDenoiser, UNetShape, loss_weight
 from offmap.represent.train import checkpoint
 from offmap.represent.train.checkpoint import under
+from offmap.represent.train.parallel import ALONE, Crew
 from offmap.represent.train.planted import Trial
 from offmap.represent.train.randomness import generator_of
 
@@ -161,6 +162,11 @@ def train_diffusion(
             finite before the first checkpoint.
         NotAvailableError: MONAI, einops or the device is missing.
     """
+    crew = Crew.present()
+    if crew.size > 1 and (plan.minutes is not None or plan.batch % crew.size):
+        raise ConfigError(
+            f"{crew.size} processes train in step: give steps and no minutes, and a batch that they can share (batch = {plan.batch})"
+        )
     if len(images) < LEAST:
         raise DataError(f"{len(images)} images to train a diffusion model on: {LEAST} are the least, {FEW} or more are meant")
     if any(n != plan.size for n in images.shape[2:]):
@@ -244,6 +250,7 @@ class _Run:
     device: torch.device
     labels: Tensor | None = None
     label_dropout: float = 0.2
+    crew: Crew = field(default_factory=Crew.present)
 
     @classmethod
     def of(
@@ -285,15 +292,18 @@ class _Run:
         """Randomness of one step; it depends on nothing that came before, so that a resumed run draws the same."""
         return generator_of(self.seed, step)
 
-    def loss(self, net: EDMDenoiser, clean: Tensor, rng: torch.Generator, labels: Tensor | None = None) -> Tensor:
-        """``mean lambda(sigma) (D(x + sigma n, sigma) - x)^2``, sigma log-normal."""
+    def loss(self, net: EDMDenoiser, clean: Tensor, rng: torch.Generator, labels: Tensor | None = None, crew: Crew = ALONE) -> Tensor:
+        """``mean lambda(sigma) (D(x + sigma n, sigma) - x)^2``, sigma log-normal; over this process's part of the batch."""
         logs = self.plan.noise_mean + self.plan.noise_spread * torch.randn(len(clean), generator=rng)
-        sigma, noise = logs.exp().to(self.device), torch.randn(clean.shape, generator=rng).to(self.device)
+        noise = crew.part(torch.randn(clean.shape, generator=rng)).to(self.device)
+        if labels is not None:
+            labels = crew.part(self._dropped(labels, net.shape.classes, rng))
+        clean, sigma = crew.part(clean), crew.part(logs.exp()).to(self.device)
         level = sigma.view(-1, *[1] * (clean.ndim - 1))
         seen = clean + level * noise
         seen = seen.contiguous(memory_format=torch.channels_last) if seen.ndim == 4 else seen
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.precision == "bfloat16"):
-            found = net(seen, sigma) if labels is None else net(seen, sigma, self._dropped(labels, net.shape.classes, rng))
+            found = net(seen, sigma) if labels is None else net(seen, sigma, labels)
         errors = (found.float() - clean).square().flatten(1).mean(dim=1)
         mean: Tensor = (loss_weight(sigma, self.sigma_data) * errors).mean()
         return mean
@@ -310,11 +320,13 @@ class _Run:
         rows = torch.randint(len(self.train), (self.plan.batch,), generator=rng)
         state.net.train()
         state.optimiser.zero_grad()
-        loss = self.loss(state.net, self.train[rows].to(self.device), rng, None if self.labels is None else self.labels[rows])
-        value = float(loss.detach())
+        labels = None if self.labels is None else self.labels[rows]
+        loss = self.loss(state.net, self.train[rows].to(self.device), rng, labels, self.crew)
+        value = self.crew.mean(float(loss.detach()), self.device)
         if not math.isfinite(value):
             return math.nan
         loss.backward()
+        self.crew.average(state.net)
         size = torch.nn.utils.clip_grad_norm_(state.net.parameters(), self.plan.clip)
         if not bool(torch.isfinite(size)):
             return math.nan
@@ -345,10 +357,11 @@ class _Run:
             done = self.plan.done(state.step, state.seconds)
             if state.step % self.plan.check_every == 0 or done >= 1:
                 held_out, area = self.check(state)
-                if out is not None:
+                if out is not None and self.crew.rank == 0:
                     state.save(out, identity)
             now = DiffusionProgress(state.step, loss, held_out, area, done)
-            _report(now, out, progress)
+            if self.crew.rank == 0:
+                _report(now, out, progress)
             if state.waits >= self.plan.patience:
                 return [f"ended at step {state.step}: drawn anomalies were seen best at step {state.kept}, whose weights are kept"]
         return []
