@@ -69,3 +69,21 @@ def test_a_cascade_trains_its_second_network_and_keeps_both(tmp_path: Path) -> N
     assert gate.card["training"]["trainer"] == "diffusion"
     cost = gate.card["cascade"]
     assert cost["ms_first"] < cost["ms_mean"] < cost["ms_first"] + cost["ms_then"]
+
+
+def test_there_is_no_confident_map_of_a_modality_that_the_model_never_saw(tmp_path: Path) -> None:
+    discs, stripes = write(tmp_path / "discs", 110, "disc"), write(tmp_path / "stripes", 6, "stripes")
+    recipe = tmp_path / "map.toml"
+    steps = '[prepare.window]\n[prepare.crop]\n[prepare.resize]\nsize = "encoder"\n'
+    recipe.write_text(f'[encoder]\nspec = "train:diffusion"\n{steps}[score.gepc]\nlevels = 2\n')
+    settings = {key: value for key, value in SMALL.items() if key.startswith("train.")}
+    gate = offmap.fit(discs, recipe=str(recipe), settings=settings, jobs=0)
+    summary = gate.score_to([discs, stripes], tmp_path / "s.csv", maps=tmp_path / "maps", jobs=0)
+    drawn = {int(path.stem) for path in (tmp_path / "maps").glob("*.npy")}
+    assert not drawn & set(range(110, 116))
+    assert len(drawn & set(range(110))) > 100
+    assert summary.withheld == 116 - len(drawn)
+    explained = gate.explain(stripes / "000.png")
+    assert explained.withheld
+    assert explained.map is None
+    assert explained.row.verdict != "accept"

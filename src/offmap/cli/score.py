@@ -13,7 +13,7 @@ from offmap.cli.progress import emit, progress
 from offmap.cli.tables import show
 from offmap.core.allocator import keep_freed_memory
 from offmap.core.errors import DataError
-from offmap.report.words import VERDICTS
+from offmap.report.words import VERDICTS, WITHHELD
 
 if TYPE_CHECKING:
     from offmap.pipeline.run import Summary
@@ -62,12 +62,15 @@ def score(
     written = {name: str(path) for name, path in places.items() if path is not None}
     if json_lines:
         counts = {"verdicts": {verdict: summary.verdicts[verdict] for verdict in VERDICTS}, "reasons": dict(summary.reasons)}
-        emit({"event": "done", "n": summary.n, **counts, "seconds": seconds, **_cascade(summary, seconds), **written})
+        withheld = {"maps_withheld": summary.withheld} if summary.withheld else {}
+        emit({"event": "done", "n": summary.n, **counts, **withheld, "seconds": seconds, **_cascade(summary, seconds), **written})
     else:
         told(summary.verdicts, summary.reasons, seconds)
         if passed := _cascade(summary, seconds).get("cascade"):
             words = f"{passed['part']} was needed for {passed['images']} of {summary.n} images ({passed['share']:.1%})"
             say(f"{words}; {passed['ms_per_image']:g} ms an image on average, reading included.")
+        if summary.withheld:
+            say(f"{summary.withheld} maps withheld: {WITHHELD}.")
         for name, path in written.items():
             say(f"{name:7} {path}")
     if summary.n == summary.verdicts["not_assessed"]:

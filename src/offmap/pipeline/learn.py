@@ -158,7 +158,7 @@ def _scores(fitted: Fitted, store: SignalStore, rows: np.ndarray, device: torch.
 
 def _fit_maps(
     recipe: Recipe, store: SignalStore, parts: Parts, fitted: Mapping[str, tuple[Fitted, ...]], seed: int, device: torch.device
-) -> tuple[dict[str, Fitted], dict[str, tuple[float, float]]]:
+) -> tuple[dict[str, Fitted], dict[str, tuple[float, ...]]]:
     """The first part that localises gets a state with maps, and colour limits from in-distribution maps."""
     for name, detector in recipe.parts.items():
         if not draws(detector, store.names):
@@ -168,6 +168,9 @@ def _fit_maps(
             continue
         state = fitted[name][0] if map_needs(detector) <= detector.needs else _fit(detector, store, few, seed, device, maps=True)
         batches = store.batches(few.held_out, map_needs(detector), device=device)
-        values = np.concatenate([state.map(batch).cpu().numpy().ravel() for batch in batches])
-        return {name: state}, {name: (float(np.quantile(values, 0.5)), float(np.quantile(values, 0.999)))}
+        maps = [one.ravel() for batch in batches for one in state.map(batch).cpu().numpy()]
+        values = np.concatenate(maps)
+        limits = [float(np.quantile(values, 0.5)), float(np.quantile(values, 0.999))]
+        restores = isinstance(detector, Localiser) and detector.restores
+        return {name: state}, {name: (*limits, *([max(float(np.median(one)) for one in maps)] if restores else []))}
     return {}, {}

@@ -28,6 +28,7 @@ class Result:
 
     Args:
         map: oddness ``(H, W)`` or ``(D, H, W)`` of the image as read, NaN outside the scored field; None without a map.
+        withheld: the map was not shown, since the image as a whole is unlike what the model of usual images knows.
         picture: the image as read in 8 bits, or None.
         overlay: the picture under its map, ``(H, W, 3)`` uint8, or None.
         features: last layer of the encoder ``(D,)``, for neighbours.
@@ -38,6 +39,7 @@ class Result:
     picture: np.ndarray | None = None
     overlay: np.ndarray | None = None
     features: np.ndarray | None = None
+    withheld: bool = False
 
 
 @dataclass
@@ -50,6 +52,7 @@ class Summary:
         reasons: number of items not assessed by reason.
         bits: surprise of each assessed item.
         passed_on: number of items that the second part was needed for.
+        withheld: number of items whose map was not shown.
     """
 
     second: str = ""
@@ -57,6 +60,7 @@ class Summary:
     reasons: Counter[str] = field(default_factory=Counter)
     bits: list[float] = field(default_factory=list)
     passed_on: int = 0
+    withheld: int = 0
 
     @property
     def n(self) -> int:
@@ -98,6 +102,7 @@ def follow(found: Iterable[Result], *, total: int | None, progress: Progress | N
     """Count rows and report progress on the way."""
     for result in found:
         summary.add(result.row)
+        summary.withheld += result.withheld
         if progress is not None and (summary.n % 32 == 0 or summary.n == total):
             progress({"event": "score", "done": summary.n, "total": total})
         yield result
@@ -153,7 +158,9 @@ def _result(
 ) -> Result:
     if drawn is None:
         return Result(row, picture=picture, features=features)
-    low, usual = next(iter(gate.scorer.map_limits.values()))
+    if row.verdict != "accept" and gate.scorer.foreign(drawn):
+        return Result(row, picture=picture, features=features, withheld=True)
+    low, usual = next(iter(gate.scorer.map_limits.values()))[:2]
     high = max(usual, float(drawn.max()), low + _NARROWEST)
     heat = to_image(drawn, image.frame, mask=image.mask)
     painted = None

@@ -179,7 +179,7 @@ def _scorer(manifest: Mapping[str, Any], stages: Mapping[str, Mapping[str, Tenso
     folds = int(manifest["folds"])
     parts = {name: tuple(_fitted(manifest, stages, f"score.{name}.{k}") for k in range(folds)) for name in manifest["parts"]}
     maps = {name: _fitted(manifest, stages, f"map.{name}") for name in manifest["maps"]}
-    limits = {name: (float(low), float(high)) for name, (low, high) in manifest["maps"].items()}
+    limits = {name: (float(low), float(high), *map(float, rest)) for name, (low, high, *rest) in manifest["maps"].items()}
     combined = tuple(_law(manifest["stages"][f"combine.{k}"], stages[f"combine.{k}"]) for k in range(folds if len(parts) > 1 else 0))
     ranks, law = conformal.from_state(stages["calibrate"]), tail.from_state(stages["tail"])
     if len(ranks.sizes) != folds or ranks.n != law.n:

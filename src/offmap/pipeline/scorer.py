@@ -15,6 +15,9 @@ from offmap.core.detector import Fitted, Localiser, select
 from offmap.core.types import STATIC, Signals
 from offmap.represent.deferred import RAN
 
+EVERYWHERE = 1.5
+"""How much larger than any usual one the median of a map is, where the image as a whole is foreign."""
+
 
 @dataclass(frozen=True, eq=False)
 class Degree:
@@ -97,14 +100,15 @@ class Scorer:
 
     Args:
         maps: fitted localiser by part (one state, also under cross-conformal calibration); empty without one.
-        map_limits: lower and upper oddness of the heat map's colours, by part, from in-distribution images.
+        map_limits: lower and upper oddness of the heat map's colours, by part, from in-distribution images; of a map that restores,
+            also the largest median of one of their maps.
     """
 
     ensemble: Ensemble
     ranks: Calibrated
     tail: FittedTail
     maps: Mapping[str, Fitted]
-    map_limits: Mapping[str, tuple[float, float]]
+    map_limits: Mapping[str, tuple[float, ...]]
 
     def __call__(self, signals: Signals) -> Degree:
         """Degree of the images of one batch."""
@@ -120,6 +124,20 @@ class Scorer:
         for fitted in self.maps.values():
             return np.asarray(fitted.map(signals).cpu().numpy())
         return None
+
+    def foreign(self, drawn: np.ndarray) -> bool:
+        """Whether a map points nowhere: its model restores usual images, and all over this one there is more left than ever over those.
+
+        The median of the map is compared with 1.5 times the largest median of in-distribution images that the detector did not learn from.
+
+        Args:
+            drawn: map of one image.
+        """
+        for name, fitted in self.maps.items():
+            detector, (_, _, *everywhere) = fitted.detector, self.map_limits[name]
+            restores = isinstance(detector, Localiser) and detector.restores
+            return restores and bool(everywhere) and float(np.median(drawn)) > EVERYWHERE * everywhere[0]
+        return False
 
     @property
     def needs(self) -> frozenset[str]:

@@ -30,6 +30,7 @@ class Distilled(Localiser):
     what it is sure of.
     """
 
+    restores: ClassVar[bool] = True
     passes: ClassVar[str] = "1F"
     reference: ClassVar[str] = "Hinton et al., Distilling the Knowledge in a Neural Network, 2015, arXiv 1503.02531 (the idea)"
 
