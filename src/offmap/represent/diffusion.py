@@ -163,6 +163,8 @@ class DiffusionEncoder(Encoder):
         try:
             net = EDMDenoiser(UNetShape.from_json(config["net"]), float(config["sigma_data"]))
             size = int(config["size"])
+            if net.shape.channels not in (1, 3):
+                raise ConfigError(f"the description of the diffusion model makes no sense: channels = {net.shape.channels} must be 1 or 3")
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"the description of the diffusion model makes no sense: {type(error).__name__} {error}") from error
         known = net.state_dict()
