@@ -198,14 +198,14 @@ def _courses(training: Mapping[str, Any]) -> list[Entry]:
 
 def _training(training: Mapping[str, Any]) -> list[Entry]:
     count, classes = _mapping(training, "images"), _mapping(training, "classes")
-    words = {"train": "trained it", "checkpoint": "chose the epoch", "gate": "made the gate and trained nothing"}
+    words = {"train": "trained it", "checkpoint": "chose the checkpoint", "gate": "made the gate and trained nothing"}
     shares = tuple(f"{_show(count[key])} {text}" for key, text in words.items() if key in count)
     return [
         *([Entry("Images", shares)] if shares else []),
         *([Entry("Classes", _first([f"{name}: {_show(n)}" for name, n in classes.items()]))] if classes else []),
         *_plain(training, _TRAINED),
         *_courses(training),
-        *([Entry("Samples", ("pictures drawn by the model are on the page of `offmap score --report`",))] if "samples" in training else []),
+        *([Entry("Samples", ("twelve pictures drawn by the model, on the page of a report",))] if "samples" in training else []),
         *_rest(training, {*_TRAINED, *_COURSES, "images", "classes", "samples"}),
     ]
 

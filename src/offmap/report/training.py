@@ -8,8 +8,8 @@ from markupsafe import Markup
 
 from offmap.report.words import number
 
-WIDTH, HEIGHT = 460, 190
-LEFT, RIGHT, TOP, BOTTOM = 56, 10, 24, 30
+WIDTH, HEIGHT = 760, 280
+LEFT, RIGHT, TOP, BOTTOM = 84, 10, 30, 40
 POINTS = 200
 """Points a line has at most."""
 
@@ -38,7 +38,7 @@ def loss(training: Mapping[str, Any]) -> Markup:
         points = " ".join(f"{_x(k / (len(thin) - 1))},{_y(value, low, high)}" for k, value in enumerate(thin))
         marks.append(Markup('<polyline class="t-line t{}" points="{}"/>').format(i, points))
         marks.append(
-            Markup('<text class="h-num" x="{}" y="{}">{}</text>').format(LEFT + 8 + 170 * i, 15, ("\u2014 ", "- - ")[i] + CURVES[name])
+            Markup('<text class="h-num" x="{}" y="{}">{}</text>').format(LEFT + 8 + 170 * i, 18, ("\u2014 ", "- - ")[i] + CURVES[name])
         )
     marks.append(
         Markup('<text class="h-label" x="{}" y="{}" text-anchor="middle">training, from start to end</text>').format(WIDTH // 2, HEIGHT - 6)
