@@ -54,3 +54,36 @@ def test_a_gate_keeps_its_model_and_flags_a_modality_that_the_model_never_saw(tm
 def test_five_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError):
         offmap.fit(write(tmp_path / "few", 5, "disc"), recipe="diffusion", settings=SMALL, jobs=0)
+
+
+def test_a_cascade_trains_its_second_network_and_keeps_both(tmp_path: Path) -> None:
+    discs, stripes = write(tmp_path / "discs", 110, "disc"), write(tmp_path / "stripes", 10, "stripes")
+    settings = {f"second.{key}" if key.startswith("train.") else key: value for key, value in SMALL.items()}
+    gate = offmap.fit(discs, cascade=("standard", "diffusion"), settings=settings, jobs=0)
+    gate.save(tmp_path / "gate")
+    again = offmap.load(tmp_path / "gate")
+    rows = gate.score(stripes, jobs=0, use_cache=False).rows
+    assert again.score(stripes, jobs=0, use_cache=False).rows == rows
+    assert all(row["verdict"] != "accept" for row in rows)
+    assert gate.card["encoder"]["name"] == "builtin + train:diffusion"
+    assert gate.card["training"]["trainer"] == "diffusion"
+    cost = gate.card["cascade"]
+    assert cost["ms_first"] < cost["ms_mean"] < cost["ms_first"] + cost["ms_then"]
+
+
+def test_there_is_no_confident_map_of_a_modality_that_the_model_never_saw(tmp_path: Path) -> None:
+    discs, stripes = write(tmp_path / "discs", 110, "disc"), write(tmp_path / "stripes", 6, "stripes")
+    recipe = tmp_path / "map.toml"
+    steps = '[prepare.window]\n[prepare.crop]\n[prepare.resize]\nsize = "encoder"\n'
+    recipe.write_text(f'[encoder]\nspec = "train:diffusion"\n{steps}[score.gepc]\nlevels = 2\n')
+    settings = {key: value for key, value in SMALL.items() if key.startswith("train.")}
+    gate = offmap.fit(discs, recipe=str(recipe), settings=settings, jobs=0)
+    summary = gate.score_to([discs, stripes], tmp_path / "s.csv", maps=tmp_path / "maps", jobs=0)
+    drawn = {int(path.stem) for path in (tmp_path / "maps").glob("*.npy")}
+    assert not drawn & set(range(110, 116))
+    assert len(drawn & set(range(110))) > 100
+    assert summary.withheld == 116 - len(drawn)
+    explained = gate.explain(stripes / "000.png")
+    assert explained.withheld
+    assert explained.map is None
+    assert explained.row.verdict != "accept"

@@ -179,6 +179,8 @@ def test_it_is_opened_by_its_folder_and_again_from_a_gate(tmp_path: Path) -> Non
         rebuild(opened.config(), opened.state(), given=f"diffusion:{tmp_path}")
     with pytest.raises(BundleError, match="cannot be built again"):
         rebuild({**opened.config(), "net": {}, "sigma_data": 0.0}, opened.state())
+    with pytest.raises(BundleError, match="channels = 2 must be 1 or 3"):
+        rebuild({**opened.config(), "net": {"channels": 2}}, opened.state())
     with pytest.raises(ConfigError, match="no layers to choose"):
         open_encoder(f"diffusion:{tmp_path}", layers=["last"])
 
@@ -190,7 +192,16 @@ def test_unknown_settings_are_refused_before_any_file_is_read() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"channels": 2}, {"axes": 1}, {"widths": (12,)}, {"widths": ()}, {"blocks": 0}, {"attention": (True,)}],
+    [
+        {"channels": 0},
+        {"channels": 65},
+        {"classes": -1},
+        {"axes": 1},
+        {"widths": (12,)},
+        {"widths": ()},
+        {"blocks": 0},
+        {"attention": (True,)},
+    ],
 )
 def test_shapes_out_of_range_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError):

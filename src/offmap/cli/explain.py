@@ -38,6 +38,7 @@ def explain(
     outputs.folder(out)
     import offmap
     from offmap.report.answer import told
+    from offmap.report.words import WITHHELD
 
     loaded = offmap.load(gate, expect=expect, encoder=encoder, trust_classifier=trust_classifier, device=device)
     found = loaded.explain(image, abstain=abstain, abstain_by=abstain_by)
@@ -52,4 +53,6 @@ def explain(
             say(f"Answer: {words.headline}. Would abstain at your risk limit: {words.decision} ({words.because})")
             if words.caution:
                 say(words.caution)
+        if found.withheld:
+            say(f"No map: {WITHHELD}.")
         say(f"Look at {out / 'index.html'}")

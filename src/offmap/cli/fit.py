@@ -22,6 +22,14 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe, as in score.knn.k=5; repeatable."),
 ]
+Cascade = Annotated[
+    str,
+    typer.Option(
+        "--cascade",
+        metavar="FIRST,THEN",
+        help="Two recipes or detectors: THEN runs only on images that FIRST leaves undecided, as in standard,diffusion.",
+    ),
+]
 Layers = Annotated[str, typer.Option("--layers", metavar="A,B", help="Layers of the encoder; its own choice if not given.")]
 Labels = Annotated[Path | None, typer.Option("--labels", metavar="CSV", help="Table with the columns 'path' and 'label'.")]
 Alpha = Annotated[
@@ -44,6 +52,7 @@ def fit(
     out: GateOut,
     recipe: RecipeName = "standard",
     settings: Settings = None,
+    cascade: Cascade = "",
     encoder: options.Encoder = None,
     layers: Layers = "",
     labels: Labels = None,
@@ -70,6 +79,7 @@ def fit(
             train,
             recipe=recipe,
             settings=chosen,
+            cascade=[name.strip() for name in cascade.split(",") if name.strip()],
             encoder=encoder,
             layers=[name.strip() for name in layers.split(",") if name.strip()],
             labels=labels,
@@ -115,11 +125,21 @@ def told(card: Mapping[str, Any]) -> list[str]:
         f"Fitted recipe {card['recipe']!r} on {data['n_used']} images with the encoder {card['encoder']['name']}.",
         f"Calibrated on {calibration['n']} ({calibration['kind']}): at most {calibration['cap_bits']} bits; {reach} within reach.",
         calibration["guarantee"],
+        *_cascade(card.get("cascade")),
     ]
     if calibration["false_alarm_interval"]:
         low, high = calibration["false_alarm_interval"]
         lines.append(f"For this calibration set the long-run false-alarm rate lies between {low:.1%} and {high:.1%} (90 %).")
     return lines + [f"Warning: {text}" for text in card["warnings"]]
+
+
+def _cascade(cascade: Mapping[str, Any] | None) -> list[str]:
+    if not cascade:
+        return []
+    return [
+        f"{cascade['then']} runs on {cascade['share']:.0%} of images like these, which {cascade['first']} leaves undecided: "
+        f"{cascade['ms_mean']:g} ms an image on average instead of {cascade['ms_first'] + cascade['ms_then']:.3g}."
+    ]
 
 
 def pairs(settings: list[str]) -> dict[str, str]:

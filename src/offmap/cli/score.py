@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,7 +13,10 @@ from offmap.cli.progress import emit, progress
 from offmap.cli.tables import show
 from offmap.core.allocator import keep_freed_memory
 from offmap.core.errors import DataError
-from offmap.report.words import VERDICTS
+from offmap.report.words import VERDICTS, WITHHELD
+
+if TYPE_CHECKING:
+    from offmap.pipeline.run import Summary
 
 TableOut = Annotated[
     Path, typer.Option("--out", metavar="FILE", help="Score table; the ending .csv, .jsonl or .parquet says the form.", show_default=False)
@@ -78,13 +81,28 @@ def score(
     written = {name: str(path) for name, path in places.items() if path is not None}
     if json_lines:
         counts = {"verdicts": {verdict: summary.verdicts[verdict] for verdict in VERDICTS}, "reasons": dict(summary.reasons)}
-        emit({"event": "done", "n": summary.n, **counts, "seconds": seconds, **written})
+        withheld = {"maps_withheld": summary.withheld} if summary.withheld else {}
+        emit({"event": "done", "n": summary.n, **counts, **withheld, "seconds": seconds, **_cascade(summary, seconds), **written})
     else:
         told(summary.verdicts, summary.reasons, seconds)
+        if passed := _cascade(summary, seconds).get("cascade"):
+            words = f"{passed['part']} was needed for {passed['images']} of {summary.n} images ({passed['share']:.1%})"
+            say(f"{words}; {passed['ms_per_image']:g} ms an image on average, reading included.")
+        if summary.withheld:
+            say(f"{summary.withheld} maps withheld: {WITHHELD}.")
         for name, path in written.items():
             say(f"{name:7} {path}")
     if summary.n == summary.verdicts["not_assessed"]:
         raise DataError(f"none of the {summary.n} items could be assessed; the column 'reason' of {out} says why")
+
+
+def _cascade(summary: "Summary", seconds: float) -> dict[str, Any]:
+    """How many images the second part of a cascade was needed for, and what an image took; nothing without one."""
+    n = sum(count for verdict, count in summary.verdicts.items() if verdict != "not_assessed")
+    if not summary.second or not n:
+        return {}
+    passed = {"part": summary.second, "images": summary.passed_on, "share": round(summary.passed_on / n, 4)}
+    return {"cascade": {**passed, "ms_per_image": round(1000 * seconds / n, 2)}}
 
 
 def told(verdicts: Mapping[str, int], reasons: Mapping[str, int], seconds: float) -> None:

@@ -93,6 +93,9 @@ class Detector(Component, ABC):
 class Localiser(Detector):
     """A detector that also says where."""
 
+    restores: ClassVar[bool] = False
+    """The map is what a model of usual images cannot restore: of an image that it does not know at all, it points nowhere (withheld)."""
+
     @property
     def map_needs(self) -> frozenset[str]:
         """Names of the signals that the map reads."""

@@ -39,6 +39,7 @@ def card(gate: "Gate") -> dict[str, Any]:
             {"name": name, "method": d.method(), "params": d.params(), "reference": type(d).reference, "passes": d.passes}
             for name, d in gate.recipe.parts.items()
         ],
+        **({"cascade": cascade(gate)} if gate.second else {}),
         **({"evidence": evidence(gate)} if gate.recipe.evidence else {}),
         "calibration": calibration(gate),
         "scored_share": data["scored_share"],
@@ -75,6 +76,12 @@ def evidence(gate: "Gate") -> dict[str, Any]:
     if "data_digest" in found:
         found["same_images"] = found["data_digest"] == gate.facts["data"]["digest"]
     return found
+
+
+def cascade(gate: "Gate") -> dict[str, Any]:
+    """Which part runs first, when the other one does, and what an image costs."""
+    rule = gate.recipe.cascade
+    return {**({} if rule is None else rule.params()), **gate.facts["cascade"]}
 
 
 def calibration(gate: "Gate") -> dict[str, Any]:

@@ -30,12 +30,14 @@ class Explanation:
         map: oddness ``(H, W)`` or ``(D, H, W)`` of the image as read, NaN outside the scored field; None without a localiser.
         neighbours: thumbnails of the nearest in-distribution images, the nearest first; empty when they were not kept.
         causes: empty until causes are fitted.
+        withheld: there is no map, since the whole image is unlike what the model of usual images knows, and the map would point nowhere.
     """
 
     row: Row
     map: np.ndarray | None
     neighbours: tuple[np.ndarray, ...]
     causes: tuple[str, ...] = ()
+    withheld: bool = False
     _gate: "Gate" = field(repr=False, kw_only=True)
     _result: Result = field(repr=False, kw_only=True)
 
@@ -77,4 +79,4 @@ def explain(
     if result.row.status != "ok":
         raise DataError(f"{result.row.item} is not assessed: {result.row.reason} ({REASONS.get(result.row.reason, '')})")
     near = tuple(gate.near(result.features)) if result.features is not None else ()
-    return Explanation(result.row, result.map, near, _gate=gate, _result=result)
+    return Explanation(result.row, result.map, near, withheld=result.withheld, _gate=gate, _result=result)

@@ -16,6 +16,7 @@ from offmap.core.types import NotAssessed, Source
 from offmap.explain.neighbours import Neighbours
 from offmap.pipeline import recipe as recipes
 from offmap.pipeline.card import out_of_reach
+from offmap.pipeline.cascading import cost
 from offmap.pipeline.collect import Collected, Shelf, codes, collect, facts, require, warnings
 from offmap.pipeline.dressed import dressed, measurable, ranges, watched
 from offmap.pipeline.gate import Gate, cores
@@ -23,6 +24,7 @@ from offmap.pipeline.inputs import images, is_array, paths
 from offmap.pipeline.labels import Labels, table_of
 from offmap.pipeline.learn import MAP_ROWS, SMALLEST, divide, fit_scorer, wanted
 from offmap.pipeline.recipe import Recipe
+from offmap.pipeline.saved import kept_weights
 from offmap.pipeline.store import SignalStore
 from offmap.pipeline.stream import Progress, Stream
 from offmap.pipeline.training import Pixels, fill, shares
@@ -30,6 +32,7 @@ from offmap.pipeline.training import train as train_network
 from offmap.represent.device import resolve_device
 from offmap.represent.klip import KlipEncoder
 from offmap.represent.open import Given, open_encoder
+from offmap.represent.pair import Pair
 from offmap.represent.patches import Patches
 from offmap.represent.proxy import without_proxies
 from offmap.represent.slices import SliceWise
@@ -41,6 +44,7 @@ def fit(
     *,
     recipe: str = recipes.STANDARD,
     settings: Mapping[str, str] | None = None,
+    cascade: Sequence[str] = (),
     encoder: Given | None = None,
     layers: Sequence[str] = (),
     labels: Labels = None,
@@ -63,6 +67,8 @@ def fit(
         train: paths, folders, globs, manifests, or an array (then with ``axes``).
         recipe: name of a shipped recipe, or a ``.toml`` file.
         settings: changes of the recipe, ``{"score.standard.reduction": "max"}``.
+        cascade: what runs first, and what runs only where that is undecided: two recipes, such as ``("standard", "diffusion")``, or
+            two detectors that read the encoder of ``recipe``.
         encoder: ``builtin``, ``hub:NAME_OR_DIR``, ``classifier:FILE``, a ``torch.nn.Module``, a list of classifiers (an
             ensemble), or an open ``Encoder``; default the recipe's.
         layers: names of the encoder's layers to use.
@@ -85,7 +91,7 @@ def fit(
     """
     if limit is not None and limit < SMALLEST:
         raise ConfigError(f"limit = {limit}: a gate needs at least {SMALLEST} images, and 200 to reach every verdict")
-    plan = _plan(recipe, settings or {}, encoder, layers, alpha, volumes)
+    plan = _plan(recipe, settings or {}, encoder, layers, alpha, volumes, cascade)
     where = resolve_device(device)
     network = _encoder(plan, encoder, where, volumes=volumes, trust=trust_classifier)
     scores, maps = wanted(plan, network)
@@ -105,7 +111,7 @@ def fit(
     )
     data = Collected()
     with SignalStore(network.layers, map_rows=None if any(is_map(name) for name in scores) else MAP_ROWS) as store:
-        if plan.train is None:
+        if not plan.trains:
             found, skipped = read_images(train, stream, maps, store, data, known_labels, limit, seed, axes, spacing, progress)
             require(data, SMALLEST, known_labels)
             material = Material(data, data, found, skipped)
@@ -139,11 +145,17 @@ class Material:
 
 
 def _plan(
-    name: str, settings: Mapping[str, str], encoder: Given | None, layers: Sequence[str], alpha: float | None, volumes: bool
+    name: str,
+    settings: Mapping[str, str],
+    encoder: Given | None,
+    layers: Sequence[str],
+    alpha: float | None,
+    volumes: bool,
+    cascade: Sequence[str],
 ) -> Recipe:
     """The recipe with all choices, which go together."""
     spec = encoder if isinstance(encoder, str) else None
-    plan = recipes.with_choices(recipes.read(name, settings), encoder=spec, layers=layers, alpha=alpha)
+    plan = recipes.with_choices(recipes.read(name, settings, cascade=cascade), encoder=spec, layers=layers, alpha=alpha)
     if encoder is not None and not isinstance(encoder, str):
         plan = recipes.without_training(plan)
     if isinstance(encoder, KlipEncoder):
@@ -157,26 +169,37 @@ def _check(plan: Recipe, settings: Mapping[str, str], volumes: bool) -> None:
     own = plan.encoder
     if plan.klip is not None and volumes:
         raise ConfigError("--volumes does not go with [klip], which measures single images")
-    if plan.train is None:
-        idle = [key for key in settings if key.startswith("train.")]
-        if idle:
-            raise ConfigError(f"--set {idle[0]} changes nothing: the encoder that was given is trained already")
-        return
-    given = [name for name in ("layers", "text", "exits") if getattr(own, name)]
-    if given or volumes:
+    if plan.second is not None and volumes:
+        raise ConfigError("--volumes does not go with [second]: a second network sees images only")
+    idle = [key for key in settings if key.startswith("train.")] if plan.train is None else []
+    if idle:
+        raise ConfigError(f"--set {idle[0]} changes nothing: the encoder that was given is trained already")
+    given = [name for name in ("layers", "text", "exits") if getattr(own, name)] if plan.train is not None else []
+    if plan.train is not None and (given or volumes):
         what = "--volumes" if volumes else f"[encoder] {given[0]}"
         raise ConfigError(f"{what} does not go with [encoder] spec = {own.spec!r}, which trains a network on images")
 
 
 def _encoder(plan: Recipe, given: Given | None, device: torch.device, *, volumes: bool, trust: bool) -> Encoder:
     if plan.train is not None:
-        return dressed(plan, TrainedEncoder(plan.train, device=device), device)
+        return dressed(plan, _with_second(plan, TrainedEncoder(plan.train, device=device), device), device)
     chosen = plan.encoder.spec if given is None or isinstance(given, str) else given
     own = plan.encoder
     network = open_encoder(chosen, layers=own.layers, device=str(device), trust_classifier=trust, text=own.text, exits=own.exits)
     if volumes:
         network = SliceWise(network) if plan.encoder.volumes == "slices" else Patches(network)
-    return dressed(plan, network, device)
+    return dressed(plan, _with_second(plan, network, device), device)
+
+
+def _with_second(plan: Recipe, first: Encoder, device: torch.device) -> Encoder:
+    if plan.second is None:
+        return first
+    if plan.second_train is not None:
+        return Pair(first, TrainedEncoder(plan.second_train, device=device))
+    second = open_encoder(plan.second.spec, device=str(device))
+    if not kept_weights(second):
+        raise ConfigError(f"[second] {second.name} cannot be kept in a gate (its weights are a program or too large): name another network")
+    return Pair(first, second)
 
 
 def _train(
@@ -190,15 +213,28 @@ def _train(
     progress: Progress | None,
 ) -> tuple[Stream, Material]:
     """The stream with the trained network; the store holds the images that did not train it."""
-    trainer, data, where = plan.train, read.data, stream.device
-    if trainer is None:
+    data, where = read.data, stream.device
+    trainers = [trainer for trainer in (plan.train, plan.second_train) if trainer is not None]
+    if not trainers:
         raise ConfigError(f"recipe {plan.name} trains no network")
-    parts = shares(trainer, data, data.copies(), seed)
-    network, facts, words = train_network(trainer, pixels, data, parts, seed=seed, device=where, progress=progress)
-    stream = replace(stream, encoder=dressed(plan, network, where))
+    parts = shares(max(trainers, key=lambda trainer: (trainer.labelled, trainer.share)), data, data.copies(), seed)
+    made = [train_network(trainer, pixels, data, parts, seed=seed, device=where, progress=progress) for trainer in trainers]
+    stream = replace(stream, encoder=dressed(plan, _trained(plan, stream.encoder, [network for network, _, _ in made]), where))
     kept, refused = fill(store, stream.encoder, pixels, parts.gate, stream.needs, maps, device=where, progress=progress)
     data.dropped.extend(NotAssessed(data.kept[row].item, reason) for row, reason in refused.items())
+    facts = {**made[0][1], **({"second": made[1][1]} if len(made) > 1 else {})}
+    words = [word for _, _, some in made for word in some]
     return stream, replace(read, used=data.of(kept), training=facts, warnings=words)
+
+
+def _trained(plan: Recipe, untrained: Encoder, networks: Sequence[Encoder]) -> Encoder:
+    """The network, or two of which one at least was trained."""
+    if plan.second is None:
+        return networks[0]
+    whole = without_proxies(untrained)
+    if not isinstance(whole, Pair):
+        raise ConfigError(f"recipe {plan.name} has two networks, the encoder has one")
+    return Pair(whole.first if plan.train is None else networks[0], whole.second if plan.second_train is None else networks[-1])
 
 
 def read_images(
@@ -272,6 +308,7 @@ def finish(
         "parts": [[len(p.fit), len(p.held_out), len(p.calibrate)] for p in division],
         **({"training": dict(read.training)} if read.training else {}),
         **ranges(store),
+        **({"cascade": cost(stream.encoder, scorer, store, division, stream.device)} if scorer.ensemble.cascade else {}),
     }
     if progress is not None:
         progress({"event": "fit", "done": 1, "total": 1})

@@ -26,6 +26,7 @@ from offmap.read.limits import DEFAULT, Limits
 from offmap.report.histogram import Histogram
 from offmap.report.row import Columns
 from offmap.report.table import Table
+from offmap.represent.deferred import Deferred
 from offmap.represent.device import resolve_device
 
 if TYPE_CHECKING:
@@ -63,6 +64,12 @@ class Gate:
     def card(self) -> dict[str, Any]:
         """What it was made of, what it promises, where it ends; JSON values."""
         return {"id": self.id, **card(self)}
+
+    @property
+    def second(self) -> str:
+        """The part of a cascade that only some images need; empty without a cascade."""
+        law = self.scorer.ensemble.cascade
+        return "" if law is None else law.cascade.then
 
     @property
     def volumes(self) -> bool:
@@ -114,7 +121,7 @@ class Gate:
         else:
             found = sources(inputs, volumes=self.volumes)
             batches, total = stream.over(found), len(found)
-        found_rows = follow(results(self, batches, maps=False), total=total, progress=progress, summary=Summary())
+        found_rows = follow(results(self, batches, maps=False), total=total, progress=progress, summary=Summary(self.second))
         rows = [r.row for r in found_rows]
         extra = Columns.of(rows)
         return Table.from_rows(rows, columns=Columns(self.scorer.columns, extra.identifiers, extra.meta, answers))
@@ -216,8 +223,11 @@ class Gate:
         if self.neighbours is not None:
             needs = needs | {"features.last"}
         needs = needs | {signal_of(self.encoder) if answer else free_with(self.encoder, needs)} - {""}
+        encoder = self.encoder
+        if dear := self.scorer.dear - (self.scorer.map_needs if maps else frozenset()):
+            encoder = Deferred(encoder, dear, self.scorer.ensemble.undecided, self.id)
         return Stream(
-            self.encoder,
+            encoder,
             self.preparation,
             needs,
             jobs=cores() if jobs is None else jobs,

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from offmap.calibrate.cascade import Cascaded
 from offmap.calibrate.combine import Combine, Combined
 from offmap.calibrate.conformal import Conformal
 from offmap.calibrate.split import folds, split
@@ -72,10 +73,11 @@ def fit_scorer(recipe: Recipe, store: SignalStore, division: Sequence[Parts], *,
                 "or a manifest with a column label"
             )
     fitted = {name: tuple(_fit(d, store, p, seed, device) for p in division) for name, d in recipe.parts.items()}
-    combined: tuple[Combined, ...] = ()
+    combined: tuple[Combined | Cascaded, ...] = ()
     if len(fitted) > 1:
+        law = recipe.cascade or Combine()
         combined = tuple(
-            Combine().fit({name: _scores(states[k], store, p.held_out, device) for name, states in fitted.items()})
+            law.fit({name: _scores(states[k], store, p.held_out, device) for name, states in fitted.items()})
             for k, p in enumerate(division)
         )
     ensemble = Ensemble(fitted, combined)
@@ -163,7 +165,7 @@ def _scores(fitted: Fitted, store: SignalStore, rows: np.ndarray, device: torch.
 
 def _fit_maps(
     recipe: Recipe, store: SignalStore, parts: Parts, fitted: Mapping[str, tuple[Fitted, ...]], seed: int, device: torch.device
-) -> tuple[dict[str, Fitted], dict[str, tuple[float, float]]]:
+) -> tuple[dict[str, Fitted], dict[str, tuple[float, ...]]]:
     """The first part that localises gets a state with maps, and colour limits from in-distribution maps."""
     for name, detector in recipe.parts.items():
         if not draws(detector, store.names):
@@ -173,6 +175,9 @@ def _fit_maps(
             continue
         state = fitted[name][0] if map_needs(detector) <= detector.needs else _fit(detector, store, few, seed, device, maps=True)
         batches = store.batches(few.held_out, map_needs(detector), device=device)
-        values = np.concatenate([state.map(batch).cpu().numpy().ravel() for batch in batches])
-        return {name: state}, {name: (float(np.quantile(values, 0.5)), float(np.quantile(values, 0.999)))}
+        maps = [one.ravel() for batch in batches for one in state.map(batch).cpu().numpy()]
+        values = np.concatenate(maps)
+        limits = [float(np.quantile(values, 0.5)), float(np.quantile(values, 0.999))]
+        restores = isinstance(detector, Localiser) and detector.restores
+        return {name: state}, {name: (*limits, *([max(float(np.median(one)) for one in maps)] if restores else []))}
     return {}, {}

@@ -8,19 +8,21 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+from offmap.calibrate.cascade import Cascade
 from offmap.core import registry
 from offmap.core.component import Component, from_text, nearest
 from offmap.core.detector import Detector
 from offmap.core.errors import ConfigError
 from offmap.core.trainer import Trainer
 from offmap.decide.verdict import Thresholds
+from offmap.pipeline.cascading import merged
 from offmap.prepare.preparation import Preparation, Step
 from offmap.represent.klip_prior import Klip, sampler_of
 from offmap.represent.trained import PREFIX as TRAIN
 from offmap.represent.trained import trainer_of
 
 STANDARD = "standard"
-_STAGES = ("encoder", "train", "klip", "prepare", "forms", "score", "calibrate", "decide", "evidence")
+_STAGES = ("encoder", "train", "klip", "second", "prepare", "forms", "score", "cascade", "calibrate", "decide", "evidence")
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,17 @@ class EncoderChoice(Component):
     text: tuple[str, ...] | str = ()
     proxies: tuple[str, ...] = ()
     exits: str = ""
+
+
+@dataclass(frozen=True)
+class Second(Component):
+    """A second network, whose signals only some parts of the score read: the expensive one of a cascade.
+
+    Args:
+        spec: ``diffusion:DIR``, ``hub:NAME_OR_DIR``, or ``train:NAME`` with the settings of the table ``[second.train]``.
+    """
+
+    spec: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,6 +106,9 @@ class Recipe:
         evidence: why these detectors, as `offmap recommend` found it; kept in the gate and changes nothing.
         train: how the encoder is trained; None where it is there already.
         klip: how images are measured and reconstructed with the encoder, a diffusion model; None where they are not.
+        second: a second network; None with one.
+        second_train: how that is trained; None where it is there already.
+        cascade: of two parts, which runs first; None where all run on every image.
     """
 
     name: str
@@ -105,6 +121,14 @@ class Recipe:
     evidence: Mapping[str, Any] = field(default_factory=dict)
     train: Trainer | None = None
     klip: Klip | None = None
+    second: Second | None = None
+    second_train: Trainer | None = None
+    cascade: Cascade | None = None
+
+    @property
+    def trains(self) -> bool:
+        """Whether a network is trained for the gate."""
+        return self.train is not None or self.second_train is not None
 
     def preparation(self, size: int) -> Preparation:
         """The steps for an encoder whose input is ``size`` pixels wide.
@@ -122,29 +146,37 @@ class Recipe:
             "encoder": self.encoder.params(),
             **({"train": self.train.params()} if self.train is not None else {}),
             **({"klip": self.klip.to_table()} if self.klip is not None else {}),
+            **({"second": self._second()} if self.second is not None else {}),
             "prepare": [{"method": name, **table} for name, table in self.prepare],
             "forms": self.forms.params(),
             "score": {name: {"method": d.method(), **d.params()} for name, d in self.parts.items()},
+            **({"cascade": self.cascade.params()} if self.cascade is not None else {}),
             "calibrate": self.calibrate.params(),
             "decide": self.decide.params(),
             **({"evidence": dict(self.evidence)} if self.evidence else {}),
         }
 
+    def _second(self) -> dict[str, Any]:
+        train = {} if self.second_train is None else {"train": self.second_train.params()}
+        return {**({} if self.second is None else self.second.params()), **train}
 
-def read(name: str = STANDARD, settings: Mapping[str, str] | None = None) -> Recipe:
+
+def read(name: str = STANDARD, settings: Mapping[str, str] | None = None, *, cascade: Sequence[str] = ()) -> Recipe:
     """A recipe by name or TOML file, with ``--set`` changes.
 
     Args:
         name: a shipped recipe (see ``shipped``) or the path of a ``.toml`` file.
         settings: ``{"score.knn.k": "5"}``, parsed by the field's type.
+        cascade: what runs first, and what runs where that is undecided: two recipes of one part, or detectors that read the encoder of
+            ``name``; see ``offmap.pipeline.cascading``.
 
     Raises:
         ConfigError: no such recipe, TOML that does not parse, unknown table or key (with the nearest name), bad value.
     """
-    tables = _tables(name)
+    tables = merged(_tables, name, cascade) if cascade else _tables(name)
     for key, text in (settings or {}).items():
         _apply(tables, key, text)
-    return _build(Path(name).stem, tables)
+    return _build("-".join(Path(one).stem for one in cascade) or Path(name).stem, tables)
 
 
 def from_json(tables: Mapping[str, Any]) -> Recipe:
@@ -201,11 +233,13 @@ def _apply(tables: dict[str, Any], key: str, text: str) -> None:
         raise ConfigError(f"--set {key}={text}: the key needs a table, as in score.standard.reduction=max")
     table = tables
     for depth, part in enumerate(path):
-        made = (depth == 0 and part in _STAGES) or (depth == 1 and (path[0] == "prepare" or path == ["klip", "sampler"]))
+        inner = path[0] == "prepare" or path in (["klip", "sampler"], ["second", "train"])
+        made = (depth == 0 and part in _STAGES) or (depth == 1 and inner)
         if part not in table and not made:
             raise ConfigError(f"--set {key}={text}: the recipe has no table {'.'.join(path[: depth + 1])}{nearest(part, list(table))}")
         table = table.setdefault(part, {})
-    spec = str(tables.get("encoder", {}).get("spec", EncoderChoice.spec))
+    choice = "second" if path[0] == "second" else "encoder"
+    spec = str(tables.get(choice, {}).get("spec", EncoderChoice.spec))
     table[field] = from_text(_owner(path, table, spec), field, text)
 
 
@@ -214,11 +248,19 @@ def _owner(path: Sequence[str], table: Mapping[str, Any], spec: str) -> type[Com
         return registry.load("score", table.get("method", path[1]), Detector)
     if path[0] == "prepare" and len(path) == 2:
         return registry.load("prepare", table.get("method", path[1]), Step)
-    if path == ["train"]:
+    if path in (["train"], ["second", "train"]):
         return trainer_of(spec) or _nothing_to_train(spec)
     if path == ["klip", "sampler"]:
         return sampler_of(table)
-    single = {"encoder": EncoderChoice, "klip": Klip, "forms": Forms, "calibrate": Division, "decide": Thresholds}
+    single = {
+        "encoder": EncoderChoice,
+        "klip": Klip,
+        "second": Second,
+        "forms": Forms,
+        "cascade": Cascade,
+        "calibrate": Division,
+        "decide": Thresholds,
+    }
     if path[0] not in single or len(path) != 1:
         raise ConfigError(f"--set {'.'.join(path)}: no such table{nearest(path[0], list(_STAGES))}")
     return single[path[0]]
@@ -229,6 +271,8 @@ def _build(name: str, tables: Mapping[str, Any]) -> Recipe:
         if key not in _STAGES:
             raise ConfigError(f"recipe {name} has no table [{key}]{nearest(key, list(_STAGES))}. It has: {', '.join(_STAGES)}")
     encoder = EncoderChoice.from_params(tables.get("encoder", {}), where="encoder")
+    second, second_train = _second_of(tables.get("second", {}))
+    parts = _parts(name, tables.get("score", {}))
     return Recipe(
         name=name,
         encoder=encoder,
@@ -236,11 +280,33 @@ def _build(name: str, tables: Mapping[str, Any]) -> Recipe:
         klip=Klip.from_table(tables["klip"]) if "klip" in tables else None,
         prepare=_steps(tables.get("prepare", {})),
         forms=Forms.from_params(tables.get("forms", {}), where="forms"),
-        parts=_parts(name, tables.get("score", {})),
+        parts=parts,
+        cascade=_cascade(tables["cascade"], parts) if "cascade" in tables else None,
+        second=second,
+        second_train=second_train,
         calibrate=Division.from_params(tables.get("calibrate", {}), where="calibrate"),
         decide=Thresholds.from_params(tables.get("decide", {}), where="decide"),
         evidence=_evidence(tables.get("evidence", {})),
     )
+
+
+def _second_of(table: Mapping[str, Any]) -> tuple[Second | None, Trainer | None]:
+    if not table:
+        return None, None
+    second = Second.from_params({k: v for k, v in table.items() if k != "train"}, where="second")
+    if not second.spec:
+        raise ConfigError('[second] needs spec = "train:NAME", "diffusion:DIR" or "hub:NAME_OR_DIR", the network of the expensive part')
+    return second, _train(second.spec, table.get("train", {}))
+
+
+def _cascade(table: Mapping[str, Any], parts: Mapping[str, Detector]) -> Cascade:
+    found = Cascade.from_params(table, where="cascade")
+    if {found.first, found.then} != set(parts):
+        raise ConfigError(
+            f"[cascade] goes from {found.first!r} to {found.then!r}; the recipe's parts are {', '.join(parts)}: two parts, both named, "
+            "make a cascade"
+        )
+    return found
 
 
 def _train(spec: str, table: Mapping[str, Any]) -> Trainer | None:

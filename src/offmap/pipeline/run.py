@@ -28,6 +28,7 @@ class Result:
 
     Args:
         map: oddness ``(H, W)`` or ``(D, H, W)`` of the image as read, NaN outside the scored field; None without a map.
+        withheld: the map was not shown, since the image as a whole is unlike what the model of usual images knows.
         picture: the image as read in 8 bits, or None.
         overlay: the picture under its map, ``(H, W, 3)`` uint8, or None.
         features: last layer of the encoder ``(D,)``, for neighbours.
@@ -42,6 +43,7 @@ class Result:
     features: np.ndarray | None = None
     reconstruction: np.ndarray | None = None
     grid: np.ndarray | None = None
+    withheld: bool = False
 
 
 @dataclass
@@ -49,14 +51,20 @@ class Summary:
     """Counts of a run.
 
     Args:
+        second: the part of a cascade that only some images need; empty without a cascade.
         verdicts: number of items by verdict.
         reasons: number of items not assessed by reason.
         bits: surprise of each assessed item.
+        passed_on: number of items that the second part was needed for.
+        withheld: number of items whose map was not shown.
     """
 
+    second: str = ""
     verdicts: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     bits: list[float] = field(default_factory=list)
+    passed_on: int = 0
+    withheld: int = 0
 
     @property
     def n(self) -> int:
@@ -68,6 +76,7 @@ class Summary:
         self.verdicts[row.verdict] += 1
         if row.status != "ok":
             self.reasons[row.reason] += 1
+        self.passed_on += row.parts.get(self.second) is not None
         if row.surprise_bits is not None:
             self.bits.append(row.surprise_bits)
 
@@ -97,6 +106,7 @@ def follow(found: Iterable[Result], *, total: int | None, progress: Progress | N
     """Count rows and report progress on the way."""
     for result in found:
         summary.add(result.row)
+        summary.withheld += result.withheld
         if progress is not None and (summary.n % 32 == 0 or summary.n == total):
             progress({"event": "score", "done": summary.n, "total": total})
         yield result
@@ -150,7 +160,7 @@ def _rows(gate: "Gate", batch: Batch) -> Iterator[Row]:
             surprise_bits=float(degree.surprise_bits[n]),
             bits_extrapolated=None if math.isnan(extrapolated) else extrapolated,
             verdict=verdicts[n],
-            parts={name: float(values[n]) for name, values in degree.parts.items()},
+            parts={name: None if math.isnan(value := float(values[n])) else value for name, values in degree.parts.items()},
             meta={k: v for k, v in image.meta.items() if k in source.meta},
             identifiers=dict(image.identifiers),
             answer=answered[n],
@@ -162,7 +172,9 @@ def _result(
 ) -> Result:
     if drawn is None:
         return Result(row, picture=picture, features=features)
-    low, usual = next(iter(gate.scorer.map_limits.values()))
+    if row.verdict != "accept" and gate.scorer.foreign(drawn):
+        return Result(row, picture=picture, features=features, withheld=True)
+    low, usual = next(iter(gate.scorer.map_limits.values()))[:2]
     high = max(usual, float(drawn.max()), low + NARROWEST)
     heat = to_image(drawn, image.frame, mask=image.mask)
     painted = None

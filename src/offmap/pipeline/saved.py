@@ -11,9 +11,11 @@ import numpy as np
 from torch import Tensor
 
 from offmap.calibrate import conformal, tail
+from offmap.calibrate.cascade import Cascade, Cascaded
 from offmap.calibrate.combine import Combine, Combined
 from offmap.core import bundle, registry
 from offmap.core.detector import Detector, Fitted
+from offmap.core.encoder import Encoder
 from offmap.core.errors import BundleError, ConfigError, OODError
 from offmap.explain.neighbours import Neighbours
 from offmap.pipeline import recipe as recipes
@@ -23,6 +25,7 @@ from offmap.pipeline.scorer import Ensemble, Scorer
 from offmap.prepare.preparation import Preparation
 from offmap.represent.device import resolve_device
 from offmap.represent.open import Given, rebuild
+from offmap.represent.pair import Pair, joined_state
 
 if TYPE_CHECKING:
     from offmap.pipeline.gate import Gate
@@ -132,14 +135,15 @@ def _gate() -> "type[Gate]":
 def _content(gate: "Gate") -> tuple[dict[str, Any], dict[str, Mapping[str, Tensor]], dict[str, bytes]]:
     scorer = gate.scorer
     stages: dict[str, dict[str, Any]] = {"encoder": {"method": "encoder", "params": gate.encoder.config()}}
-    tensors: dict[str, Mapping[str, Tensor]] = {"encoder": _weights(gate)}
+    tensors: dict[str, Mapping[str, Tensor]] = {"encoder": kept_weights(gate.encoder)}
     for name, states in scorer.ensemble.parts.items():
         for k, fitted in enumerate(states):
             _add(stages, tensors, f"score.{name}.{k}", fitted)
     for name, fitted in scorer.maps.items():
         _add(stages, tensors, f"map.{name}", fitted)
     for k, combined in enumerate(scorer.ensemble.combined):
-        stages[f"combine.{k}"] = {"method": "combine", "params": {"reduce": combined.reduce}}
+        rule = combined.cascade if isinstance(combined, Cascaded) else Combine(combined.reduce)  # type: ignore[arg-type]
+        stages[f"combine.{k}"] = {"method": rule.method(), "params": rule.params()}
         tensors[f"combine.{k}"] = combined.state()
     stages["calibrate"] = {"method": "conformal", "params": {}}
     tensors["calibrate"] = scorer.ranks.state()
@@ -168,25 +172,31 @@ def _add(stages: dict[str, dict[str, Any]], tensors: dict[str, Mapping[str, Tens
     tensors[stage] = fitted.state
 
 
-def _weights(gate: "Gate") -> Mapping[str, Tensor]:
-    return gate.encoder.state() or {} if is_kept(gate.encoder) else {}
+def kept_weights(encoder: Encoder) -> Mapping[str, Tensor]:
+    """Weights that a gate keeps, of each of two networks by itself: see ``card.is_kept``."""
+    if isinstance(encoder, Pair):
+        return joined_state(kept_weights(encoder.first), kept_weights(encoder.second))
+    return encoder.state() or {} if is_kept(encoder) else {}
 
 
 def _scorer(manifest: Mapping[str, Any], stages: Mapping[str, Mapping[str, Tensor]]) -> Scorer:
     folds = int(manifest["folds"])
     parts = {name: tuple(_fitted(manifest, stages, f"score.{name}.{k}") for k in range(folds)) for name in manifest["parts"]}
     maps = {name: _fitted(manifest, stages, f"map.{name}") for name in manifest["maps"]}
-    limits = {name: (float(low), float(high)) for name, (low, high) in manifest["maps"].items()}
-    combined = tuple(
-        Combined.from_state(Combine.from_params(manifest["stages"][f"combine.{k}"]["params"]), stages[f"combine.{k}"])
-        for k in range(folds if len(parts) > 1 else 0)
-    )
+    limits = {name: (float(low), float(high), *map(float, rest)) for name, (low, high, *rest) in manifest["maps"].items()}
+    combined = tuple(_law(manifest["stages"][f"combine.{k}"], stages[f"combine.{k}"]) for k in range(folds if len(parts) > 1 else 0))
     ranks, law = conformal.from_state(stages["calibrate"]), tail.from_state(stages["tail"])
     if len(ranks.sizes) != folds or ranks.n != law.n:
         raise BundleError(
             f"{len(ranks.sizes)} folds of {ranks.n} calibration scores do not fit {folds} folds of {law.n}. Fit the gate anew"
         )
     return Scorer(Ensemble(parts, combined), ranks, law, maps, limits)
+
+
+def _law(entry: Mapping[str, Any], state: Mapping[str, Tensor]) -> Combined | Cascaded:
+    if entry["method"] == "cascade":
+        return Cascaded.from_state(Cascade.from_params(entry["params"]), state)
+    return Combined.from_state(Combine.from_params(entry["params"]), state)
 
 
 def _fitted(manifest: Mapping[str, Any], stages: Mapping[str, Mapping[str, Tensor]], stage: str) -> Fitted:

@@ -7,12 +7,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from offmap.calibrate.cascade import Cascaded
 from offmap.calibrate.combine import Combined
 from offmap.calibrate.conformal import Calibrated
 from offmap.calibrate.tail import FittedTail
-from offmap.core.detector import Fitted, Localiser
-from offmap.core.types import Signals
+from offmap.core.detector import Fitted, Localiser, select
+from offmap.core.types import STATIC, Signals
+from offmap.represent.deferred import RAN
 from offmap.score.fusion import Fusion
+
+EVERYWHERE = 1.5
+"""How much larger than any usual one the median of a map is, where the image as a whole is foreign."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,8 +29,8 @@ class Degree:
         p_value: conformal, in (0, 1].
         surprise_bits: ``-log2(p_value)``, at most ``log2(n + 1)``.
         bits_extrapolated: by the tail, without guarantee; NaN below the cap.
-        parts: raw score of each part, mean over folds; after those of a fusion, ``<part>.<detector>``: what each of its detectors
-            contributes, standardised.
+        parts: raw score of each part, mean over folds, NaN where the second part of a cascade did not run; after those of a fusion,
+            ``<part>.<detector>``: what each of its detectors contributes, standardised.
     """
 
     score: Tensor
@@ -39,7 +44,7 @@ class Degree:
 class Ensemble:
     """K fitted states of each part, and how the parts become one statistic a fold.
 
-    With one part the statistic is its raw score. With several it is their combination, standardised on held-out
+    With one part the statistic is its raw score. With several it is their combination or cascade, standardised on held-out
     in-distribution images; it is calibrated itself, so its p-value is valid under any dependence between the parts.
 
     Args:
@@ -48,7 +53,7 @@ class Ensemble:
     """
 
     parts: Mapping[str, tuple[Fitted, ...]]
-    combined: tuple[Combined, ...] = ()
+    combined: tuple[Combined | Cascaded, ...] = ()
 
     @property
     def folds(self) -> int:
@@ -56,8 +61,31 @@ class Ensemble:
         return len(next(iter(self.parts.values())))
 
     def raw(self, k: int, signals: Signals) -> dict[str, Tensor]:
-        """Raw scores ``(N,)`` of each part of fold k."""
-        return {name: states[k].score(signals).cpu() for name, states in self.parts.items()}
+        """Raw scores ``(N,)`` of each part of fold k; of the second part of a cascade NaN where the first is decided."""
+        law = self.combined[k] if self.combined else None
+        if not isinstance(law, Cascaded):
+            return {name: states[k].score(signals).cpu() for name, states in self.parts.items()}
+        first, then = law.cascade.first, self.parts[law.cascade.then][k]
+        cheap = self.parts[first][k].score(signals).cpu()
+        passed = law.undecided(cheap)
+        if RAN in signals:
+            passed &= signals[RAN].cpu() > 0
+        dear, rows = torch.full_like(cheap, torch.nan), torch.nonzero(passed).flatten()
+        if len(rows):
+            dear[rows] = then.score(_rows(signals, then.detector.needs, rows)).cpu()
+        return {first: cheap, law.cascade.then: dear}
+
+    @property
+    def cascade(self) -> Cascaded | None:
+        """The cascade of the first fold; None where all parts run on every image."""
+        law = self.combined[0] if self.combined else None
+        return law if isinstance(law, Cascaded) else None
+
+    def undecided(self, signals: Signals, fold: int | None = None) -> Tensor:
+        """Images ``(N,)`` that the second part of the cascade must see, in one fold, or in any."""
+        laws = [(k, law) for k, law in enumerate(self.combined) if isinstance(law, Cascaded) and fold in (None, k)]
+        passed = [law.undecided(self.parts[law.cascade.first][k].score(signals).cpu()) for k, law in laws]
+        return torch.stack(passed).any(dim=0)
 
     def contributions(self, signals: Signals) -> dict[str, Tensor]:
         """What each detector of a fusion contributes, as ``<part>.<detector>``, mean over folds; empty without a fusion."""
@@ -82,20 +110,21 @@ class Scorer:
 
     Args:
         maps: fitted localiser by part (one state, also under cross-conformal calibration); empty without one.
-        map_limits: lower and upper oddness of the heat map's colours, by part, from in-distribution images.
+        map_limits: lower and upper oddness of the heat map's colours, by part, from in-distribution images; of a map that restores,
+            also the largest median of one of their maps.
     """
 
     ensemble: Ensemble
     ranks: Calibrated
     tail: FittedTail
     maps: Mapping[str, Fitted]
-    map_limits: Mapping[str, tuple[float, float]]
+    map_limits: Mapping[str, tuple[float, ...]]
 
     def __call__(self, signals: Signals) -> Degree:
         """Degree of the images of one batch."""
         raw = [self.ensemble.raw(k, signals) for k in range(self.ensemble.folds)]
         statistic = torch.stack([self.ensemble.statistic(k, scores) for k, scores in enumerate(raw)])
-        parts = {name: torch.stack([scores[name] for scores in raw]).mean(dim=0) for name in self.ensemble.parts}
+        parts = {name: torch.stack([scores[name] for scores in raw]).nanmean(dim=0) for name in self.ensemble.parts}
         parts |= self.ensemble.contributions(signals)
         score, p_value = self.ranks.score(statistic), self.ranks.p_value(statistic)
         extrapolated = self.tail.bits_extrapolated(score, at_cap=p_value <= 1 / (self.ranks.n + 1))
@@ -106,6 +135,20 @@ class Scorer:
         for fitted in self.maps.values():
             return np.asarray(fitted.map(signals).cpu().numpy())
         return None
+
+    def foreign(self, drawn: np.ndarray) -> bool:
+        """Whether a map points nowhere: its model restores usual images, and all over this one there is more left than ever over those.
+
+        The median of the map is compared with 1.5 times the largest median of in-distribution images that the detector did not learn from.
+
+        Args:
+            drawn: map of one image.
+        """
+        for name, fitted in self.maps.items():
+            detector, (_, _, *everywhere) = fitted.detector, self.map_limits[name]
+            restores = isinstance(detector, Localiser) and detector.restores
+            return restores and bool(everywhere) and float(np.median(drawn)) > EVERYWHERE * everywhere[0]
+        return False
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -120,6 +163,15 @@ class Scorer:
         return needs.union(*(states[0].detector.needs for states in self.ensemble.parts.values()))
 
     @property
+    def dear(self) -> frozenset[str]:
+        """Signals that only the second part of a cascade reads; empty without one."""
+        law = self.ensemble.cascade
+        if law is None:
+            return frozenset()
+        cheap, dear = (self.ensemble.parts[name][0].detector.needs for name in (law.cascade.first, law.cascade.then))
+        return dear - cheap - frozenset(STATIC)
+
+    @property
     def map_needs(self) -> frozenset[str]:
         """Signals that the map needs; empty when no part localises."""
         needs: frozenset[str] = frozenset()
@@ -129,3 +181,9 @@ class Scorer:
         """The same on another device."""
         maps = {name: f.to(device) for name, f in self.maps.items()}
         return Scorer(self.ensemble.to(device), self.ranks, self.tail, maps, self.map_limits)
+
+
+def _rows(signals: Signals, needs: frozenset[str], rows: Tensor) -> dict[str, Tensor]:
+    """Some images of the signals that a detector reads."""
+    found = {name: value for pattern in needs for name, value in select(signals, pattern).items()}
+    return {name: value if name in STATIC else value[rows.to(value.device)] for name, value in found.items()}

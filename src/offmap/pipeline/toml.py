@@ -20,6 +20,9 @@ def to_toml(recipe: Recipe, *, comment: str = "") -> str:
     if "klip" in tables:
         lines += _table("klip", {k: v for k, v in tables["klip"].items() if k != "sampler"})
         lines += _table("klip.sampler", tables["klip"]["sampler"])
+    second = tables.get("second", {})
+    lines += _table("second", {k: v for k, v in second.items() if k != "train"}) if second else []
+    lines += _table("second.train", second["train"]) if "train" in second else []
     seen: set[str] = set()
     for i, step in enumerate(tables["prepare"], 1):
         name = step["method"] if step["method"] not in seen else f"step_{i}"
@@ -28,7 +31,7 @@ def to_toml(recipe: Recipe, *, comment: str = "") -> str:
     lines += _table("forms", tables["forms"])
     for name, table in tables["score"].items():
         lines += _table(f"score.{name}", table)
-    for stage in ("calibrate", "decide", "evidence"):
+    for stage in ("cascade", "calibrate", "decide", "evidence"):
         lines += _table(stage, tables[stage]) if stage in tables else []
     return "\n".join(lines).lstrip("\n") + "\n"
 

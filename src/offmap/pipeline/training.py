@@ -19,6 +19,7 @@ from offmap.pipeline.collect import Collected, codes
 from offmap.pipeline.learn import MAP_ROWS, SMALLEST
 from offmap.pipeline.store import SignalStore
 from offmap.pipeline.stream import BATCH, Progress, chosen
+from offmap.represent.pair import resized
 from offmap.represent.trained import TrainedEncoder
 
 BYTES = 16 * 1024**3
@@ -137,7 +138,7 @@ def train(
     rows = np.sort(np.concatenate([parts.train, parts.check]))
     labels, names = codes(data.labels) if trainer.labelled else (None, [])
     examples = Examples(
-        pixels.take(rows),
+        resized(pixels.take(rows), trainer.input.size),
         None if labels is None else torch.from_numpy(labels[rows]),
         torch.from_numpy(np.searchsorted(rows, parts.check)),
     )

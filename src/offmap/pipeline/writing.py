@@ -45,7 +45,7 @@ def write(
     found = sources(inputs, volumes=gate.volumes)
     picture = maps is not None or report is not None
     stream = gate.stream(jobs, maps=picture, picture=picture, identifiers=identifiers, use_cache=use_cache)
-    summary = Summary()
+    summary = Summary(gate.second)
     with ExitStack() as stack:
         table = stack.enter_context(
             TableWriter(

@@ -8,10 +8,13 @@ import json
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
+from markupsafe import Markup
+
 from offmap.core.types import REASONS
+from offmap.report.training import figure
 from offmap.report.words import count, number, one_in, percent, printable
 
 LISTED = 20
@@ -37,10 +40,15 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A group of lines with a heading."""
+    """A group of lines with a heading.
+
+    Args:
+        figure: what the page shows below the lines.
+    """
 
     title: str
     entries: tuple[Entry, ...]
+    figure: Markup = field(default_factory=Markup)
 
 
 def sections(card: Mapping[str, Any]) -> list[Section]:
@@ -52,13 +60,15 @@ def sections(card: Mapping[str, Any]) -> list[Section]:
         ("Encoder", _encoder(_mapping(card, "encoder"))),
         ("Training of the network", _training(_mapping(card, "training"))),
         *((f"Detector {d.get('name') or d.get('method') or i}", _detector(d)) for i, d in enumerate(_mappings(card, "detectors"), 1)),
+        ("Cascade", _cascade(_mapping(card, "cascade"))),
         ("Evidence for the choice of detector", _evidence(_mapping(card, "evidence"))),
         ("Calibration", _calibration(_mapping(card, "calibration"))),
         ("Limits", _sentences(card, "limits", "Limit")),
         ("Warnings", _sentences(card, "warnings", "Warning")),
         ("Further", _rest(card, _KNOWN)),
     ]
-    return [Section(printable(title), tuple(map(_clean, entries))) for title, entries in made if entries]
+    shown = {"Training of the network": figure(_mapping(card, "training"))}
+    return [Section(printable(title), tuple(map(_clean, entries)), shown.get(title, Markup(""))) for title, entries in made if entries]
 
 
 def text(card: Mapping[str, Any], *, width: int = 100) -> str:
@@ -97,6 +107,7 @@ _KNOWN = frozenset(
         "encoder",
         "training",
         "detectors",
+        "cascade",
         "evidence",
         "calibration",
         "limits",
@@ -158,21 +169,44 @@ _TRAINED = {
     "epochs": "Epochs",
     "kept_epoch": "Epoch kept",
     "validation_auroc": "Validation AUROC by epoch",
-    "loss": "Loss by epoch",
+    "steps": "Steps",
+    "kept_step": "Step kept",
     "seconds": "Seconds",
     "device": "Device",
 }
 
 
+_COURSES = {
+    "loss": "Loss",
+    "held_out_loss": "Loss on unseen images",
+    "drawn_anomalies_auroc": "AUROC of drawn anomalies",
+    "codec_loss": "Loss of the codec",
+}
+
+
+def _courses(training: Mapping[str, Any]) -> list[Entry]:
+    """What changed during a training: first, middle, last; all where there are few."""
+    out = []
+    for key, term in _COURSES.items():
+        values = training.get(key)
+        if not isinstance(values, Sequence) or isinstance(values, str) or not values:
+            continue
+        few = list(values) if len(values) <= 12 else [values[round(i * (len(values) - 1) / 11)] for i in range(12)]
+        out.append(Entry(term, (" ".join(_show(v) for v in few),)))
+    return out
+
+
 def _training(training: Mapping[str, Any]) -> list[Entry]:
     count, classes = _mapping(training, "images"), _mapping(training, "classes")
-    words = {"train": "trained it", "checkpoint": "chose the epoch", "gate": "made the gate and trained nothing"}
+    words = {"train": "trained it", "checkpoint": "chose the checkpoint", "gate": "made the gate and trained nothing"}
     shares = tuple(f"{_show(count[key])} {text}" for key, text in words.items() if key in count)
     return [
         *([Entry("Images", shares)] if shares else []),
         *([Entry("Classes", _first([f"{name}: {_show(n)}" for name, n in classes.items()]))] if classes else []),
         *_plain(training, _TRAINED),
-        *_rest(training, {*_TRAINED, "images", "classes"}),
+        *_courses(training),
+        *([Entry("Samples", ("twelve pictures drawn by the model, on the page of a report",))] if "samples" in training else []),
+        *_rest(training, {*_TRAINED, *_COURSES, "images", "classes", "samples"}),
     ]
 
 
@@ -184,6 +218,29 @@ def _detector(detector: Mapping[str, Any]) -> list[Entry]:
         *([Entry("Settings", tuple(settings), code=True)] if settings else []),
         *_plain(detector, {"passes": "Network passes", "reference": "Source"}),
         *_rest(detector, {"name", "method", "params", "passes", "reference"}),
+    ]
+
+
+def _cascade(cascade: Mapping[str, Any]) -> list[Entry]:
+    known = ("first", "then", "undecided", "rule", "share", "ms_first", "ms_then", "ms_mean")
+    if not all(key in cascade for key in known):
+        return _rest(cascade, frozenset())
+    low, high = cascade["undecided"]
+    first, then, rule = (str(cascade[key]) for key in ("first", "then", "rule"))
+    word = {"mean": "the mean of both", "max": "the larger of both", "second": f"that of {then}"}.get(rule, rule)
+    passed = f"{then}, where the p-value of {first} lies between {_show(low)} and {_show(high)}; the score is then {word}"
+    return [
+        Entry("Every image", (first,)),
+        Entry("Undecided images", (passed,)),
+        Entry("Share of them", (f"{percent(cascade['share'])} of the calibration images",)),
+        Entry(
+            "Milliseconds an image",
+            (
+                f"{_show(cascade['ms_first'])} for {first}, {_show(cascade['ms_then'])} more for {then}; "
+                f"{_show(cascade['ms_mean'])} on average of in-distribution images (networks alone, on the machine that fitted)",
+            ),
+        ),
+        *_rest(cascade, frozenset(known)),
     ]
 
 

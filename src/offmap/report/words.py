@@ -45,3 +45,7 @@ def one_in(p_value: int | float) -> str:
 def count(n: int, one: str, many: str = "") -> str:
     """``1 image``, ``2,000 images``."""
     return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+WITHHELD = "the image as a whole is unlike what the model of usual images knows, so that a map would point nowhere"
+"""Why there is no map of an image."""

@@ -15,6 +15,7 @@ from offmap.core.errors import BundleError, ConfigError
 from offmap.core.signals import Scalar, base_of, settings_of
 from offmap.core.types import Signals
 from offmap.represent import curvature, trajectories
+from offmap.represent.conditional import likeliest, told
 from offmap.represent.denoiser import Denoiser
 from offmap.represent.digest import tensors_sha256
 from offmap.represent.layers import joined, normalise
@@ -32,6 +33,7 @@ KINDS: Mapping[str, tuple[Make, Mapping[str, Scalar]]] = {
     "multi_noise.errors": (trajectories.multi_noise_errors, trajectories.MULTI_NOISE),
     "lmd.errors": (trajectories.lmd_errors, trajectories.LMD),
     "lmd.map": (trajectories.lmd_map, trajectories.LMD),
+    "projection.regrets": (trajectories.projection_regrets, trajectories.PROJECTION),
     "scoped.ratios": (curvature.scoped_ratios, curvature.SCOPED),
     "eigenscore.values": (curvature.eigenscore_values, curvature.EIGENSCORE),
     "gepc.errors": (curvature.gepc_errors, curvature.GEPC),
@@ -46,9 +48,9 @@ class DiffusionEncoder(Encoder):
 
     ``msma.norms (N, L)``, ``diffpath.moments (N, 6)``, ``scoped.ratios (N, L)``, ``multi_noise.errors (N, K)``,
     ``eigenscore.values (N, L)``, ``gepc.errors (N, L)``, ``gepc.map (N, 1, *S)``, ``lmd.errors (N,)``, ``lmd.map (N, 1, *S)``,
-    ``input_gradient.norm (N,)``: see ``trajectories`` and ``curvature``, and the detectors that read them. Settings stand in a signal's
-    name; deviations of noise (``low``, ``high``) are in units of pixels in [-1, 1]. All noise of an image is drawn from its own
-    pixels. Computed in float32.
+    ``input_gradient.norm (N,)``, ``projection.regrets (N, L)``: see ``trajectories`` and ``curvature``, and the detectors that read them.
+    Settings stand in a signal's name; deviations of noise (``low``, ``high``) are in units of pixels in [-1, 1]. All noise of an image is
+    drawn from its own pixels. Computed in float32.
 
     Grey images are repeated for a colour model, colour ones become luma for a grey one. The gate's preparation brings images to the
     model's size; given directly, any size from the network's stride on is taken, but scores of other sizes do not compare.
@@ -57,6 +59,7 @@ class DiffusionEncoder(Encoder):
         net: trained.
         size: side of the images that it was trained on.
         name: ``diffusion`` or ``diffusion:DIR``.
+        told: of a network with classes, tell it of the class that each image looks most like (3K passes more); else of none.
 
     Raises:
         BundleError: weights that are not finite.
@@ -64,7 +67,10 @@ class DiffusionEncoder(Encoder):
 
     reentrant: ClassVar[bool] = True
 
-    def __init__(self, net: EDMDenoiser, size: int, *, name: str = "diffusion", device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, net: EDMDenoiser, size: int, *, name: str = "diffusion", device: torch.device | str = "cpu", told: bool = False
+    ) -> None:
+        self._told = told and net.shape.classes > 0
         self._net = net.to(device).eval().requires_grad_(False)
         channels = net.shape.channels
         self.name, self.layers = name, ()
@@ -116,12 +122,16 @@ class DiffusionEncoder(Encoder):
         return seen
 
     def _part(self, clean: Float[Tensor, "n c *s"], names: list[str]) -> dict[str, Tensor]:
-        clean = clean.contiguous(memory_format=torch.channels_last) if clean.ndim == 4 else clean
-        out = {}
+        clean = self._laid_out(clean)
+        out, denoise = {}, told(self._net, likeliest(self._net, clean)) if self._told else self._net
         for name in names:
             make, defaults = KINDS[base_of(name)]
-            out[name] = make(self._net, clean, settings_of(name, defaults), name)
+            out[name] = make(denoise, clean, settings_of(name, defaults), name)
         return out
+
+    def _laid_out(self, clean: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *s"]:
+        """In the order in memory that its convolutions are fast in."""
+        return clean.contiguous(memory_format=torch.channels_last) if clean.ndim == 4 else clean
 
     def to(self, device: torch.device | str) -> "DiffusionEncoder":
         """The same encoder on another device."""
@@ -132,7 +142,8 @@ class DiffusionEncoder(Encoder):
         return {name: value.detach() for name, value in self._net.state_dict().items()}
 
     def _description(self) -> dict[str, Any]:
-        return {"net": self._net.shape.to_json(), "sigma_data": self._net.sigma_data, "size": self.input.size}
+        own = {"net": self._net.shape.to_json(), "sigma_data": self._net.sigma_data, "size": self.input.size}
+        return {**own, "told": True} if self._told else own
 
     def config(self) -> dict[str, Any]:
         """Architecture, size, and root mean square of the training images."""
@@ -152,6 +163,8 @@ class DiffusionEncoder(Encoder):
         try:
             net = EDMDenoiser(UNetShape.from_json(config["net"]), float(config["sigma_data"]))
             size = int(config["size"])
+            if net.shape.channels not in (1, 3):
+                raise ConfigError(f"the description of the diffusion model makes no sense: channels = {net.shape.channels} must be 1 or 3")
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"the description of the diffusion model makes no sense: {type(error).__name__} {error}") from error
         known = net.state_dict()
@@ -159,7 +172,7 @@ class DiffusionEncoder(Encoder):
         if wrong:
             raise BundleError(f"the weights of the diffusion model do not fit its description: {', '.join(wrong[:4])}")
         net.load_state_dict(dict(state))
-        return cls(net, size, name=name, device=device)
+        return cls(net, size, name=name, device=device, told=bool(config.get("told", False)))
 
     @classmethod
     def from_folder(cls, folder: Path, *, device: torch.device | str = "cpu") -> "DiffusionEncoder":

@@ -1,5 +1,9 @@
 """Noise levels, and noise that depends on nothing but the image: an image scores as in its batch, today and tomorrow."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
@@ -7,6 +11,18 @@ from torch import Tensor
 from offmap.core.errors import ConfigError
 from offmap.represent.denoiser import Denoiser
 from offmap.represent.stochastic import seed_of
+
+_SEEDS: ContextVar[tuple[int, ...] | None] = ContextVar("seeds", default=None)
+
+
+@contextmanager
+def seeded_by(images: Float[Tensor, "n c *s"]) -> Iterator[None]:
+    """While inside, noise of n tensors is seeded by these images: codes of an image differ in their last bits from batch to batch."""
+    token = _SEEDS.set(tuple(map(seed_of, images)))
+    try:
+        yield
+    finally:
+        _SEEDS.reset(token)
 
 
 def levels_of(name: str, count: int, low: float, high: float) -> Float64[Tensor, " l"]:
@@ -28,7 +44,8 @@ def noise_of(images: Float[Tensor, "n c *s"], count: int, *, salt: int = 0) -> F
         count: fields an image.
         salt: other numbers give other fields.
     """
-    generators = [torch.Generator().manual_seed(seed_of(image) ^ salt) for image in images]
+    seeds = _SEEDS.get() or tuple(map(seed_of, images))
+    generators = [torch.Generator().manual_seed(seed ^ salt) for seed in seeds]
     drawn = [torch.randn(count, *images.shape[1:], generator=generator) for generator in generators]
     return torch.stack(drawn).to(images)
 

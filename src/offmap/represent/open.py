@@ -15,6 +15,7 @@ from offmap.represent.device import resolve_device
 from offmap.represent.encoder import BuiltinEncoder
 from offmap.represent.exits_file import with_exits
 from offmap.represent.multi_exit import PREFIX, Exits, WithExits
+from offmap.represent.pair import Pair, parted_state
 from offmap.represent.text import WithText, with_text
 from offmap.represent.trained import PREFIX as TRAIN
 from offmap.represent.trained import TrainedEncoder, named
@@ -195,6 +196,8 @@ def rebuild(
         return _with_exits(config, state or {}, given=given, trust_classifier=trust_classifier, device=device)
     if kind == "text":
         return _with_text(config, rebuild(config["base"], state, given=given, trust_classifier=trust_classifier, device=device))
+    if kind == "pair":
+        return _pair(config, state or {}, given, trust_classifier, device)
     if kind == "trained":
         return _own(config, state, given, device)
     if kind == "ensemble":
@@ -232,6 +235,19 @@ def _own(config: Mapping[str, Any], state: Mapping[str, Tensor] | None, given: G
     if given is not None:
         raise BundleError(f"the gate keeps its network {config.get('name')}, which was trained for it: give no encoder")
     return TrainedEncoder.from_bundle(config, state or {}, device=resolve_device(device))
+
+
+def _pair(config: Mapping[str, Any], state: Mapping[str, Tensor], given: Given | None, trust: bool, device: str) -> Encoder:
+    """Two networks; an encoder that is given stands for the first, and only where the gate does not keep it."""
+    weights = parted_state(state)
+    try:
+        first = rebuild(config["first"], weights[0] or None, given=given, trust_classifier=trust, device=device)
+        found = Pair(first, rebuild(config["second"], weights[1] or None, device=device))
+    except (KeyError, ConfigError) as error:
+        raise BundleError(f"the gate's two networks cannot be built again: {type(error).__name__} {error}") from error
+    if found.sha256 != config.get("sha256"):
+        raise BundleError(f"the gate's two networks have SHA-256 {found.sha256}, its manifest says {config.get('sha256')}")
+    return found
 
 
 def _members(config: Mapping[str, Any], given: Given | None, trust: bool, device: str) -> Encoder:

@@ -20,6 +20,7 @@ Clean = Float[Tensor, "n c *s"]
 MSMA: Mapping[str, Scalar] = {"levels": 10, "low": 0.02, "high": 10.0, "noised": True}
 DIFFPATH: Mapping[str, Scalar] = {"levels": 10, "low": 0.02, "high": 10.0}
 MULTI_NOISE: Mapping[str, Scalar] = {"levels": 10, "every": 2, "low": 0.02, "high": 10.0}
+PROJECTION: Mapping[str, Scalar] = {"levels": 3, "low": 0.2, "high": 2.0, "repeats": 2}
 LMD: Mapping[str, Scalar] = {"levels": 10, "low": 0.02, "high": 10.0, "cells": 8, "repeats": 1}
 
 
@@ -69,6 +70,27 @@ def multi_noise_errors(denoise: Denoiser, clean: Clean, settings: Mapping[str, S
     noise = noise_of(clean, len(starts))
     found = [_walked_down(denoise, clean + sigmas[start] * noise[:, i], sigmas[: start + 1]) for i, start in enumerate(starts)]
     return torch.stack([mean_over((back - clean).square()) for back in found], dim=1).float()
+
+
+def projection_regrets(denoise: Denoiser, clean: Clean, settings: Mapping[str, Scalar], name: str) -> Float[Tensor, "n l"]:
+    """``d(x, P(x)) - d(P(x), P(P(x)))`` at each level, d the mean squared difference, mean over repeats.
+
+    ``P(x) = D(x + sigma n, sigma)`` is one step of the denoiser in place of the paper's consistency model.
+    """
+    sigmas = levels_of(name, int(settings["levels"]), float(settings["low"]), float(settings["high"])).tolist()
+    repeats = int(settings["repeats"])
+    if not 1 <= repeats <= 100:
+        raise ConfigError(f"signal {name!r}: repeats = {repeats} must lie between 1 and 100")
+    noise, out = noise_of(clean, 2 * len(sigmas) * repeats), []
+    for i, sigma in enumerate(sigmas):
+        regret = clean.new_zeros(len(clean), dtype=torch.float64)
+        for r in range(repeats):
+            at = 2 * (i * repeats + r)
+            once = denoised(denoise, clean + sigma * noise[:, at], sigma)
+            twice = denoised(denoise, once + sigma * noise[:, at + 1], sigma)
+            regret += (mean_over((clean - once).square()) - mean_over((once - twice).square())) / repeats
+        out.append(regret)
+    return torch.stack(out, dim=1).float()
 
 
 def lmd_map(denoise: Denoiser, clean: Clean, settings: Mapping[str, Scalar], name: str) -> Float[Tensor, "n 1 *s"]:

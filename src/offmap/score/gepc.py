@@ -39,6 +39,7 @@ class GEPC(LevelsDetector, Localiser):
     high: float = 1.0
     shift: int = 1
 
+    restores: ClassVar[bool] = True
     passes: ClassVar[str] = "15F"
     reference: ClassVar[str] = (
         "Rouzoumka et al., GEPC: Group-Equivariant Posterior Consistency for Out-of-Distribution Detection in Diffusion Models, 2026, "
@@ -56,6 +57,10 @@ class GEPC(LevelsDetector, Localiser):
     @property
     def signal(self) -> str:
         return named("gepc.errors", self._settings())
+
+    @property
+    def fit_uses(self) -> frozenset[str]:
+        return self.map_needs
 
     @property
     def map_needs(self) -> frozenset[str]:

@@ -39,6 +39,7 @@ class LMD(NoiseDetector, Localiser):
     cells: int = 8
     repeats: int = 1
 
+    restores: ClassVar[bool] = True
     passes: ClassVar[str] = "20F"
     reference: ClassVar[str] = (
         "Liu et al., Unsupervised Out-of-Distribution Detection with Diffusion Inpainting, ICML 2023, arXiv 2302.10326"
@@ -55,6 +56,10 @@ class LMD(NoiseDetector, Localiser):
     @property
     def signal(self) -> str:
         return named("lmd.errors", self._settings())
+
+    @property
+    def fit_uses(self) -> frozenset[str]:
+        return self.map_needs
 
     @property
     def map_needs(self) -> frozenset[str]:

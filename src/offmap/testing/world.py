@@ -40,12 +40,13 @@ class FakeEncoder:
     ``ensemble.logits (N,5,3)``; ``mecam.features`` and ``mecam.masked_features (N,D)``, ``mecam.map (N,1,8,8)``; of a
     diffusion model ``msma.norms (N,10)``, ``diffpath.moments (N,6)``, ``scoped.ratios (N,2)``, ``multi_noise.errors (N,5)``,
     ``eigenscore.values`` and ``gepc.errors (N,3)``, ``lmd.errors`` and ``input_gradient.norm (N,)``, ``gepc.map`` and
-    ``lmd.map (N,1,8,8)``; of an autoencoder ``reconstruction.<measure> (N,)`` with maps ``(N,1,8,8)``, three layers for the measure
-    ``perceptual``, ``latent.code (N,6)``, ``elbo.parts`` and ``elbo.background (N,3)``, ``elbo.members (N,5)``, ``elbo.regret (N,)``,
-    ``elbo_gradient.map (N,1,8,8)``, ``gradcon.alignment (N,4)``, ``complexity.bits (N,)``; of an adversarial model ``gan.errors (N,2)``,
-    ``gan.latent_error (N,)``, ``gan.map (N,1,8,8)``; of networks on feature maps ``feature_flow.map``, ``invad.map``, ``rd4ad.map`` and
-    ``simplenet.map (N,1,8,8)``; ``klip.map`` and ``klip.relative.map (N,20,8,8)``, ``klip.foreground (N,8,8)``; of a synthetic-anomaly
-    network ``synthetic.top (N,)``, ``synthetic.map (N,1,8,8)``, ``synthetic.features (N,D)``.
+    ``lmd.map (N,1,8,8)``, ``projection.regrets (N,3)``; ``student.score (N,)`` and ``student.map (N,1,8,8)``; of an autoencoder
+    ``reconstruction.<measure> (N,)`` with maps ``(N,1,8,8)``, three layers for the measure ``perceptual``, ``latent.code (N,6)``,
+    ``elbo.parts`` and ``elbo.background (N,3)``, ``elbo.members (N,5)``, ``elbo.regret (N,)``, ``elbo_gradient.map (N,1,8,8)``,
+    ``gradcon.alignment (N,4)``, ``complexity.bits (N,)``; of an adversarial model ``gan.errors (N,2)``, ``gan.latent_error (N,)``,
+    ``gan.map (N,1,8,8)``; of networks on feature maps ``feature_flow.map``, ``invad.map``, ``rd4ad.map`` and ``simplenet.map
+    (N,1,8,8)``; ``klip.map`` and ``klip.relative.map (N,20,8,8)``, ``klip.foreground (N,8,8)``; of a synthetic-anomaly network
+    ``synthetic.top (N,)``, ``synthetic.map (N,1,8,8)``, ``synthetic.features (N,D)``.
 
     Args:
         width: D of every layer.
@@ -196,11 +197,13 @@ def _denoised(count: int, *, ood: bool, generator: torch.Generator) -> dict[str,
         ("gan.latent_error", 1, 0.2, 0.5),
         ("gepc.errors", 3, 0.2, 0.5),
         ("lmd.errors", 1, 0.3, 0.6),
+        ("projection.regrets", 3, 0.05, 0.3),
+        ("student.score", 1, 0.5, 1.5),
         ("input_gradient.norm", 1, 0.7, 1.2),
     ):
         drawn = 0.03 * torch.randn(count, width, dtype=torch.float64, generator=generator)
         out[name] = (odd if ood else usual) + ease + drawn if width > 1 else ((odd if ood else usual) + ease + drawn)[:, 0]
-    for name in ("gan.map", "gepc.map", "lmd.map", "feature_flow.map", "invad.map", "rd4ad.map", "simplenet.map"):
+    for name in ("gan.map", "gepc.map", "lmd.map", "student.map", "feature_flow.map", "invad.map", "rd4ad.map", "simplenet.map"):
         out[name] = 0.2 + 0.05 * torch.rand(count, 1, 8, 8, dtype=torch.float64, generator=generator)
         if ood:
             out[name][:, :, :4, :4] += 0.5

@@ -90,7 +90,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_good_weights(monke
     good, _ = watched(plan=PLAN, out=tmp_path)
     calls, own = itertools.count(), training._Run.loss
 
-    def failing(self: training._Run, net: object, clean: Tensor, rng: torch.Generator) -> Tensor:
+    def failing(self: training._Run, net: object, clean: Tensor, rng: torch.Generator, *rest: object) -> Tensor:
         found = own(self, net, clean, rng)  # type: ignore[arg-type]
         return found * math.nan if next(calls) == 6 else found
 
@@ -105,7 +105,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_good_weights(monke
 
 
 def test_a_loss_that_is_not_finite_before_the_first_checkpoint_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training._Run, "loss", lambda self, net, clean, rng: torch.tensor(math.nan))
+    monkeypatch.setattr(training._Run, "loss", lambda self, net, clean, rng, *rest: torch.tensor(math.nan))
     with pytest.raises(ConfigError, match=r"step 1, before the first checkpoint: take a lower rate than 0\.001"):
         watched()
 

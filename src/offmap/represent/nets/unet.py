@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,13 +18,14 @@ class UNetShape:
     """Architecture of the U-Net.
 
     Args:
-        channels: of the images, 1 or 3.
+        channels: of the images, 1 or 3; of latent codes, up to 64.
         axes: of space, 2 or 3.
         widths: channels of each level from fine to coarse, multiples of 8; each level but the last halves the grid.
         blocks: residual blocks a level.
         attention: whether each level attends over its whole grid; the coarsest one always does.
         fold: pixels on each side that become channels of one place before the first level; 2 makes an image of two axes
             four times smaller for the network, which is then two to three times as fast.
+        classes: K that the network can be told of; 0 = it knows none.
     """
 
     channels: int = 1
@@ -33,10 +34,13 @@ class UNetShape:
     blocks: int = 1
     attention: tuple[bool, ...] = ()
     fold: int = 1
+    classes: int = 0
 
     def __post_init__(self) -> None:
-        if self.channels not in (1, 3) or self.axes not in (2, 3):
-            raise ConfigError(f"channels = {self.channels} must be 1 or 3, axes = {self.axes} must be 2 or 3")
+        if not 1 <= self.channels <= 64 or self.axes not in (2, 3):
+            raise ConfigError(f"channels = {self.channels} must lie between 1 and 64, axes = {self.axes} must be 2 or 3")
+        if not 0 <= self.classes <= 10_000:
+            raise ConfigError(f"classes = {self.classes} must lie between 0 and 10000")
         if not 1 <= len(self.widths) <= 6 or any(w < 8 or w % 8 for w in self.widths):
             raise ConfigError(f"widths = {self.widths} must be one to six multiples of 8")
         if not 1 <= self.blocks <= 8:
@@ -52,9 +56,9 @@ class UNetShape:
         return int(self.fold * 2 ** (len(self.widths) - 1))
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values; without ``fold`` where it is 1, as before there was one."""
+        """JSON values; without ``fold`` where it is 1 and ``classes`` where there are none, as before there were any."""
         values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-        return values if self.fold > 1 else {k: v for k, v in values.items() if k != "fold"}
+        return {k: v for k, v in values.items() if (k, v) not in (("fold", 1), ("classes", 0))}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "UNetShape":
@@ -93,8 +97,13 @@ class EDMDenoiser(nn.Module):
         self.net = _unet(shape)
         draw(self.net, generator if generator is not None else torch.Generator().manual_seed(0))
 
-    def forward(self, x: Float[Tensor, "n c *s"], sigma: Float[Tensor, " n"]) -> Float[Tensor, "n c *s"]:
+    def forward(
+        self, x: Float[Tensor, "n c *s"], sigma: Float[Tensor, " n"], label: Int64[Tensor, " n"] | None = None
+    ) -> Float[Tensor, "n c *s"]:
         """As ``Denoiser``.
+
+        Args:
+            label: class of each image, 0 to K - 1, or K where it is not told; None = not told of any.
 
         Raises:
             SignalError: a side is smaller than the stride, or channels or axes are not those of the network.
@@ -102,17 +111,23 @@ class EDMDenoiser(nn.Module):
         self._check(x)
         level = sigma.view(-1, *[1] * (x.ndim - 1))
         total = level.square() + self.sigma_data**2
-        seen: Any = self._seen(padded(x / total.sqrt(), self.shape.stride), (sigma.log() / 4).to(x.dtype))
+        told = self._told(x, label)
+        seen: Any = self._seen(padded(x / total.sqrt(), self.shape.stride), (sigma.log() / 4).to(x.dtype), told)
         inside = seen[(..., *(slice(0, n) for n in x.shape[2:]))].to(x.dtype)
         mean: Tensor = self.sigma_data**2 / total * x + level * self.sigma_data / total.sqrt() * inside
         return mean
 
-    def _seen(self, x: Tensor, level: Tensor) -> Tensor:
+    def _seen(self, x: Tensor, level: Tensor, told: dict[str, Tensor]) -> Tensor:
         """F, with pixels folded into channels and back."""
         if self.shape.fold == 1:
-            seen: Tensor = self.net(x, level)
+            seen: Tensor = self.net(x, level, **told)
             return seen
-        return functional.pixel_shuffle(self.net(functional.pixel_unshuffle(x, self.shape.fold), level), self.shape.fold)
+        return functional.pixel_shuffle(self.net(functional.pixel_unshuffle(x, self.shape.fold), level, **told), self.shape.fold)
+
+    def _told(self, x: Tensor, label: Tensor | None) -> dict[str, Tensor]:
+        if not self.shape.classes:
+            return {}
+        return {"class_labels": torch.full((len(x),), self.shape.classes, device=x.device) if label is None else label}
 
     def _check(self, x: Tensor) -> None:
         expected = (self.shape.channels, self.shape.axes)
@@ -154,6 +169,7 @@ def _unet(shape: UNetShape) -> nn.Module:
             attention_levels=attention,
             num_head_channels=8,
             norm_num_groups=8,
+            num_class_embeds=shape.classes + 1 if shape.classes else None,
         )
     except OptionalImportError as error:
         raise NotAvailableError(f"diffusion models need MONAI with einops: pip install 'offmap[generative]' ({error})") from error
@@ -168,3 +184,5 @@ def draw(net: nn.Module, generator: torch.Generator) -> None:
                 nn.init.kaiming_uniform_(part.weight, a=math.sqrt(5), generator=generator)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.Embedding):
+            nn.init.normal_(part.weight, std=0.5, generator=generator)

@@ -14,9 +14,11 @@ from torch import Tensor
 from offmap.core.errors import ConfigError, DataError
 from offmap.represent.device import resolve_device
 from offmap.represent.digest import tensors_sha256
+from offmap.represent.nets.latent import Codec, coded
 from offmap.represent.nets.unet import EDMDenoiser, UNetShape, loss_weight
 from offmap.represent.train import checkpoint
 from offmap.represent.train.judged import JudgedRun, Schedule, State, Watch
+from offmap.represent.train.parallel import ALONE, Crew
 from offmap.represent.train.planted import Trial
 
 LEAST, FEW = 16, 200
@@ -94,6 +96,9 @@ def train_diffusion(
     device: str = "cpu",
     resume: bool = False,
     held_out: Int64[Tensor, " m"] | None = None,
+    labels: Int64[Tensor, " n"] | None = None,
+    label_dropout: float = 0.2,
+    codec: Codec | None = None,
     start: EDMDenoiser | None = None,
     progress: Watch | None = None,
 ) -> TrainedDiffusion:
@@ -106,6 +111,10 @@ def train_diffusion(
         resume: go on from the checkpoint in ``out`` if there is one.
         held_out: rows that judge checkpoints and train nothing; drawn where not given.
         start: a trained network of the same architecture whose weights the run begins with: fine-tuning. It is not changed.
+        labels: class of each image, 0 to K - 1.
+        label_dropout: share of the images that are shown without their class, so that the network can do without (Ho and Salimans, 2022,
+            arXiv:2207.12598).
+        codec: train on codes of the images instead of pixels.
         progress: told of each step.
 
     Raises:
@@ -114,6 +123,11 @@ def train_diffusion(
             written, or a loss that is not finite before the first checkpoint.
         NotAvailableError: MONAI, einops or the device is missing.
     """
+    crew = Crew.present()
+    if crew.size > 1 and (plan.minutes is not None or plan.batch % crew.size):
+        raise ConfigError(
+            f"{crew.size} processes train in step: give steps and no minutes, and a batch that they can share (batch = {plan.batch})"
+        )
     if len(images) < LEAST:
         raise DataError(f"{len(images)} images to train a diffusion model on: {LEAST} are the least, {FEW} or more are meant")
     if any(n != plan.size for n in images.shape[2:]):
@@ -121,11 +135,13 @@ def train_diffusion(
     good = torch.isfinite(images).flatten(1).all(dim=1)
     if not bool(good.all()):
         raise DataError(f"training images are not finite in rows {torch.nonzero(~good).flatten().tolist()[:8]}: leave them out")
-    run = _Run.of(images, plan, seed, resolve_device(device), held_out)
+    run = _Run.of(images, plan, seed, resolve_device(device), held_out, labels, codec, label_dropout)
     identity = {
         "plan": {k: v for k, v in asdict(plan).items() if k != "patience" and (k, v) != ("fold", 1)},
         "seed": seed,
         "images": tensors_sha256({"images": images, "rows": torch.empty(0) if held_out is None else held_out}),
+        **({} if labels is None else {"labels": [tensors_sha256({"labels": labels}), label_dropout]}),
+        **({} if codec is None else {"codec": tensors_sha256(dict(codec.state_dict()))}),
     }
     if start is not None:
         identity["start"] = tensors_sha256(start.state_dict())
@@ -147,10 +163,22 @@ class _Run(JudgedRun[EDMDenoiser]):
     trial: Trial
     sigma_data: float
     device: torch.device
+    labels: Tensor | None = None
+    label_dropout: float = 0.2
     criterion: str = "drawn anomalies"
 
     @classmethod
-    def of(cls, images: Tensor, plan: DiffusionPlan, seed: int, device: torch.device, rows: Tensor | None = None) -> "_Run":
+    def of(
+        cls,
+        images: Tensor,
+        plan: DiffusionPlan,
+        seed: int,
+        device: torch.device,
+        rows: Tensor | None = None,
+        labels: Tensor | None = None,
+        codec: Codec | None = None,
+        label_dropout: float = 0.2,
+    ) -> "_Run":
         """Divide the images, measure their root mean square, draw anomalies into the held-out ones."""
         if rows is None:
             order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
@@ -160,12 +188,18 @@ class _Run(JudgedRun[EDMDenoiser]):
         train, held_out = images[own], images[rows]
         if float(train.std(correction=0)) < 1e-4:
             raise DataError("the training images all have one value everywhere: there is nothing to learn")
-        sigma_data = float((2 * train.double() - 1).square().mean().sqrt())
-        return cls(plan, seed, 2 * train.float() - 1, Trial.of(held_out.float(), seed), sigma_data, device)
+        trial, clean = Trial.of(held_out.float(), seed), 2 * train.float() - 1
+        if codec is not None:
+            codec = codec.to(device)
+            trial, clean = trial.coded(lambda x: coded(codec, x, device), seed), coded(codec, clean, device)
+        sigma_data = float(clean.double().square().mean().sqrt())
+        return cls(plan, seed, clean, trial, sigma_data, device, None if labels is None else labels[own], label_dropout)
 
     def begin(self, start: EDMDenoiser | None = None) -> State[EDMDenoiser]:
         """Weights drawn, or those of a network to start from; optimiser empty."""
-        shape = UNetShape(int(self.train.shape[1]), self.train.ndim - 2, self.plan.widths, self.plan.blocks, fold=self.plan.fold)
+        classes = 0 if self.labels is None else int(self.labels.max()) + 1
+        channels, axes = int(self.train.shape[1]), self.train.ndim - 2
+        shape = UNetShape(channels, axes, self.plan.widths, self.plan.blocks, fold=self.plan.fold, classes=classes)
         net = EDMDenoiser(shape, self.sigma_data, generator=self.generator((1 << 31) - 1)).to(self.device)
         if start is not None:
             if start.shape != shape:
@@ -174,23 +208,31 @@ class _Run(JudgedRun[EDMDenoiser]):
         net = net.to(memory_format=torch.channels_last) if shape.axes == 2 else net  # type: ignore[call-overload]
         return State.fresh(net, self.plan)
 
-    def loss(self, net: EDMDenoiser, clean: Tensor, rng: torch.Generator) -> Tensor:
-        """``mean lambda(sigma) (D(x + sigma n, sigma) - x)^2``, sigma log-normal."""
+    def loss(self, net: EDMDenoiser, clean: Tensor, rng: torch.Generator, labels: Tensor | None = None, crew: Crew = ALONE) -> Tensor:
+        """``mean lambda(sigma) (D(x + sigma n, sigma) - x)^2``, sigma log-normal; over this process's part of the batch."""
         logs = self.plan.noise_mean + self.plan.noise_spread * torch.randn(len(clean), generator=rng)
-        sigma, noise = logs.exp().to(self.device), torch.randn(clean.shape, generator=rng).to(self.device)
+        noise = crew.part(torch.randn(clean.shape, generator=rng)).to(self.device)
+        if labels is not None:
+            labels = crew.part(self._dropped(labels, net.shape.classes, rng))
+        clean, sigma = crew.part(clean), crew.part(logs.exp()).to(self.device)
         level = sigma.view(-1, *[1] * (clean.ndim - 1))
         seen = clean + level * noise
         seen = seen.contiguous(memory_format=torch.channels_last) if seen.ndim == 4 else seen
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.precision == "bfloat16"):
-            found = net(seen, sigma)
+            found = net(seen, sigma) if labels is None else net(seen, sigma, labels)
         errors = (found.float() - clean).square().flatten(1).mean(dim=1)
         mean: Tensor = (loss_weight(sigma, self.sigma_data) * errors).mean()
         return mean
 
+    def _dropped(self, labels: Tensor, nothing: int, rng: torch.Generator) -> Tensor:
+        """Labels, some of them replaced by that of no class."""
+        return torch.where(torch.rand(len(labels), generator=rng) < self.label_dropout, nothing, labels).to(self.device)
+
     def step_loss(self, net: EDMDenoiser, step: int) -> Tensor:
         rng = self.generator(step)
-        clean = self.train[torch.randint(len(self.train), (self.plan.batch,), generator=rng)].to(self.device)
-        return self.loss(net, clean, rng)
+        rows = torch.randint(len(self.train), (self.plan.batch,), generator=rng)
+        labels = None if self.labels is None else self.labels[rows]
+        return self.loss(net, self.train[rows].to(self.device), rng, labels, Crew.present())
 
     def judged(self, average: EDMDenoiser) -> tuple[float, float]:
         held_out = float(self.loss(average, 2 * self.trial.normal.to(self.device) - 1, self.generator(1 << 31)))

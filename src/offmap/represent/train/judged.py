@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from offmap.core.errors import ConfigError
 from offmap.represent.train import checkpoint
 from offmap.represent.train.checkpoint import under
+from offmap.represent.train.parallel import Crew
 from offmap.represent.train.randomness import generator_of
 
 N = TypeVar("N", bound=nn.Module)
@@ -196,16 +197,18 @@ class JudgedRun(ABC, Generic[N]):
         return generator_of(self.seed, step)
 
     def step(self, state: State[N]) -> float:
-        """One optimiser step; its loss, NaN where no step could be made."""
+        """One optimiser step; its loss, NaN where no step could be made. Gradients are those of all processes of ``torchrun``."""
+        crew = Crew.present()
         for group in state.optimiser.param_groups:
             group["lr"] = self.plan.rate_at(state.step, state.seconds)
         state.net.train()
         state.optimiser.zero_grad()
         loss = self.step_loss(state.net, state.step)
-        value = float(loss.detach())
+        value = crew.mean(float(loss.detach()), loss.device)
         if not math.isfinite(value):
             return math.nan
         loss.backward()
+        crew.average(state.net)
         size = torch.nn.utils.clip_grad_norm_(state.net.parameters(), self.plan.clip)
         if not bool(torch.isfinite(size)):
             return math.nan
@@ -234,6 +237,7 @@ class JudgedRun(ABC, Generic[N]):
             ConfigError: the loss is not finite before the first checkpoint, or a checkpoint cannot be written.
         """
         before, start, held_out, area = state.seconds, time.monotonic(), math.nan, math.nan
+        first = Crew.present().rank == 0
         while self.plan.done(state.step, state.seconds) < 1:
             loss = self.step(state)
             if math.isnan(loss):
@@ -242,9 +246,10 @@ class JudgedRun(ABC, Generic[N]):
             done = self.plan.done(state.step, state.seconds)
             if state.step % self.plan.check_every == 0 or done >= 1:
                 held_out, area = self.check(state)
-                if out is not None:
+                if out is not None and first:
                     state.save(out, identity)
-            _report(Judged(state.step, loss, held_out, area, done), out, progress)
+            if first:
+                _report(Judged(state.step, loss, held_out, area, done), out, progress)
             if state.waits >= self.plan.patience:
                 return [f"ended at step {state.step}: {self.criterion} were seen best at step {state.kept}, whose weights are kept"]
         return []

@@ -49,6 +49,15 @@ class Trial:
         noise = torch.randn(normal.shape, generator=torch.Generator().manual_seed(seed))
         return cls(normal, torch.from_numpy(np.stack(odd)), noise)
 
+    def coded(self, code: Callable[[Float[Tensor, "n c *s"]], Float[Tensor, "n d *t"]], seed: int) -> "Trial":
+        """The same trial for a model of codes.
+
+        Args:
+            code: codes of images in [-1, 1].
+        """
+        normal, odd = ((code(2 * images - 1) + 1) / 2 for images in (self.normal, self.odd))
+        return Trial(normal, odd, torch.randn(normal.shape, generator=torch.Generator().manual_seed(seed)))
+
     def area(self, denoiser: Denoiser, device: torch.device) -> float:
         """AUROC of the denoising error, ties by half."""
         with torch.no_grad():

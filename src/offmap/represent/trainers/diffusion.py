@@ -1,9 +1,8 @@
 """A pixel diffusion model, trained from scratch on normal images; for the methods msma, diffpath, scoped and others of its kind."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +14,8 @@ from offmap.represent.diffusion import DiffusionEncoder
 from offmap.represent.layers import normalise
 from offmap.represent.nets.unet import EDMDenoiser, UNetShape
 from offmap.represent.train.diffusion import LEAST, DiffusionPlan, train_diffusion
-from offmap.represent.train.judged import Judged
+from offmap.represent.train.followed import Followed
+from offmap.represent.train.samples import COLUMNS, ROWS, draw, sheet
 
 WEAK = 0.6
 """AUROC of drawn anomalies below which the card warns."""
@@ -50,45 +50,63 @@ class Diffusion(DiffusionPlan, Trainer):
     def input(self) -> Input:
         return Input(self.size, self.channels, (0.5,) * self.channels, (0.5,) * self.channels)
 
-    @property
-    def _shape(self) -> UNetShape:
+    def _network(self, classes: int) -> UNetShape:
         return UNetShape(self.channels, 2, self.widths, self.blocks, fold=self.fold)
 
+    @property
+    def _told(self) -> bool:
+        return False
+
     def open(self, classes: int, state: Mapping[str, Tensor] | None, *, device: torch.device) -> Encoder:
+        shape = self._network(classes)
         if state is None:
-            return DiffusionEncoder(EDMDenoiser(self._shape, 0.5), self.size, device=device)
+            return DiffusionEncoder(EDMDenoiser(shape, 0.5), self.size, device=device)
         weights = dict(state)
-        if SIGMA not in weights or weights[SIGMA].numel() != 1:
-            raise ConfigError(f"weights do not fit a diffusion model: {SIGMA} is missing")
-        config = {"net": self._shape.to_json(), SIGMA: float(weights.pop(SIGMA)), "size": self.size}
+        config = {"net": shape.to_json(), SIGMA: taken(weights, SIGMA), "size": self.size, "told": self._told}
         try:
             return DiffusionEncoder.rebuilt(config, weights, device=device)
         except BundleError as error:
             raise ConfigError(str(error)) from error
 
     def train(self, data: Examples, *, seed: int, device: torch.device, progress: Event | None = None) -> Trained:
-        checks: list[Judged] = []
+        return self._trained(data, None, seed=seed, device=device, progress=progress)
 
-        def tell(now: Judged) -> None:
-            if now.step % self.check_every and now.done < 1:
-                return
-            checks.append(now)
-            if progress is not None:
-                values: dict[str, Any] = {"loss": now.loss, "held_out_loss": now.held_out, "drawn_anomalies_auroc": now.area}
-                told = {k: round(v, 4) for k, v in values.items() if math.isfinite(v)}
-                progress({"event": "train", "done": now.step, "total": self.steps, **told})
-
+    def _trained(
+        self,
+        data: Examples,
+        labels: Tensor | None,
+        *,
+        seed: int,
+        device: torch.device,
+        progress: Event | None = None,
+        label_dropout: float = 0.2,
+    ) -> Trained:
+        follow = Followed(self.check_every, self.steps, progress)
         grey = normalise(data.images, Input(self.size, self.channels, (0.0,) * self.channels, (1.0,) * self.channels))
-        found = train_diffusion(grey, self, seed=seed, device=str(device), held_out=data.check, progress=tell)
-        facts = {
-            "steps": found.steps,
-            "kept_step": found.kept,
-            "drawn_anomalies_auroc": [round(now.area, 4) for now in checks if math.isfinite(now.area)],
-            "held_out_loss": [round(now.held_out, 4) for now in checks if math.isfinite(now.held_out)],
-        }
-        weak = (
-            f"The model hardly finds anomalies that were drawn into unseen images: AUROC {found.area:.2f}; train longer or on more images"
+        where = str(device)
+        found = train_diffusion(
+            grey, self, seed=seed, device=where, held_out=data.check, labels=labels, label_dropout=label_dropout, progress=follow
         )
+        shown = draw(found.net, tuple(grey.shape[1:]), count=COLUMNS * ROWS, seed=seed, device=torch.device("cpu"))
+        facts = {"steps": found.steps, "kept_step": found.kept, **follow.curve, "samples": sheet(shown)}
         state = {name: value.detach().cpu() for name, value in found.net.state_dict().items()}
         state[SIGMA] = torch.tensor(found.net.sigma_data, dtype=torch.float64)
-        return Trained(state, facts, [*found.notes, *([weak] if found.area < WEAK else [])])
+        return Trained(state, facts, [*found.notes, *weak(found.area)])
+
+
+def weak(area: float) -> list[str]:
+    """A warning where the model is hardly better than chance."""
+    if not area < WEAK:
+        return []
+    return [f"The model hardly finds anomalies that were drawn into unseen images: AUROC {area:.2f}; train longer or on more images"]
+
+
+def taken(weights: dict[str, Tensor], name: str) -> float:
+    """A number that is kept among weights, taken out of them.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    if name not in weights or weights[name].numel() != 1:
+        raise ConfigError(f"weights do not fit a diffusion model: {name} is missing")
+    return float(weights.pop(name))

@@ -1,0 +1,113 @@
+"""A diffusion model of small codes of images, trained from scratch on normal images: for larger images at the price of small ones."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from offmap.core.encoder import Encoder, Input
+from offmap.core.errors import BundleError, ConfigError
+from offmap.core.trainer import Event, Examples, Trained, Trainer
+from offmap.represent.latent_diffusion import CODEC, NET, LatentDiffusionEncoder
+from offmap.represent.layers import normalise
+from offmap.represent.nets.latent import Codec, CodecShape, coded
+from offmap.represent.nets.unet import EDMDenoiser, UNetShape
+from offmap.represent.train.codec import CodecPlan, train_codec
+from offmap.represent.train.diffusion import LEAST, DiffusionPlan, train_diffusion
+from offmap.represent.train.followed import Followed
+from offmap.represent.train.samples import COLUMNS, ROWS, draw, sheet
+from offmap.represent.trainers.diffusion import SIGMA, taken, weak
+
+
+@dataclass(frozen=True)
+class LatentDiffusion(DiffusionPlan, Trainer):
+    """A codec (``AutoencoderKL``), and a small U-Net that denoises its codes; no labels.
+
+    Args:
+        channels: 1 or 3; colour becomes grey for one, grey is repeated for three.
+        code_widths: channels of each level of the codec; each level but the last halves the grid, so that three make codes of a quarter of
+            the side.
+        latent: channels of a code.
+        code_steps: optimiser steps of the codec, before those of the diffusion model.
+        kl: weight of the codes' divergence from a standard normal law.
+
+    The others are those of ``DiffusionPlan`` and of ``Trainer``; ``size`` is that of the images.
+    """
+
+    size: int = 64
+    channels: int = 1
+    code_widths: tuple[int, ...] = (16, 32, 32)
+    latent: int = 4
+    code_steps: int = 2000
+    kl: float = 1e-4
+
+    fewest: ClassVar[int] = LEAST
+    reference: ClassVar[str] = (
+        "Rombach et al., High-Resolution Image Synthesis with Latent Diffusion Models, CVPR 2022, arXiv 2112.10752; for anomalies: "
+        "Graham et al., 2023, arXiv 2307.03777"
+    )
+
+    def __post_init__(self) -> None:
+        DiffusionPlan.__post_init__(self)
+        Trainer.__post_init__(self)
+        if not 8 <= self.size <= 512 or self.code_steps < 1:
+            raise ConfigError(f"[train] size = {self.size} must lie in 8..512, code_steps = {self.code_steps} be 1 or more")
+        side = -(-self.size // self._codec.stride)
+        if side < self._denoiser.stride:
+            raise ConfigError(
+                f"[train] codes of size = {self.size} are {side} pixels wide, less than the stride of the widths {list(self.widths)}, "
+                f"{self._denoiser.stride}: take fewer widths or code_widths"
+            )
+
+    @property
+    def input(self) -> Input:
+        return Input(self.size, self.channels, (0.5,) * self.channels, (0.5,) * self.channels)
+
+    @property
+    def _codec(self) -> CodecShape:
+        return CodecShape(self.channels, 2, self.code_widths, self.latent)
+
+    @property
+    def _denoiser(self) -> UNetShape:
+        return UNetShape(self.latent, 2, self.widths, self.blocks)
+
+    def open(self, classes: int, state: Mapping[str, Tensor] | None, *, device: torch.device) -> Encoder:
+        if state is None:
+            return LatentDiffusionEncoder(Codec(self._codec), EDMDenoiser(self._denoiser, 0.5), self.size, device=device)
+        weights = dict(state)
+        config = {"net": self._denoiser.to_json(), "codec": self._codec.to_json(), SIGMA: taken(weights, SIGMA), "size": self.size}
+        try:
+            return LatentDiffusionEncoder.rebuilt(config, weights, device=device)
+        except BundleError as error:
+            raise ConfigError(str(error)) from error
+
+    def train(self, data: Examples, *, seed: int, device: torch.device, progress: Event | None = None) -> Trained:
+        grey = normalise(data.images, Input(self.size, self.channels, (0.0,) * self.channels, (1.0,) * self.channels)).float()
+        total = None if self.steps is None else self.code_steps + self.steps
+        own = torch.ones(len(grey), dtype=torch.bool)
+        own[data.check] = False
+        first, follow = (
+            Followed(self.check_every, total, progress, judged=False),
+            Followed(self.check_every, total, progress, self.code_steps),
+        )
+        plan = self._code_plan()
+        codec = train_codec(2 * grey[own] - 1, 2 * grey[data.check] - 1, self._codec, plan, seed=seed, device=device, progress=first)
+        found = train_diffusion(grey, self, seed=seed, device=str(device), held_out=data.check, codec=codec.net, progress=follow)
+        net = codec.net.cpu()
+        codes = tuple(coded(net, 2 * grey[:1] - 1, torch.device("cpu")).shape[1:])
+        drawn = draw(found.net, codes, count=COLUMNS * ROWS, seed=seed, device=torch.device("cpu"))
+        with torch.no_grad():
+            samples = sheet(net.decode(drawn, tuple(grey.shape[2:])))
+        facts = {"steps": found.steps, "kept_step": found.kept, **follow.curve, "samples": samples}
+        facts |= {"codec_loss": first.curve["loss"], "codec_error": round(codec.error, 4), "code_shape": list(codes)}
+        state = {CODEC + k: v.detach().cpu() for k, v in net.state_dict().items()}
+        state |= {NET + k: v.detach().cpu() for k, v in found.net.state_dict().items()}
+        state[SIGMA] = torch.tensor(found.net.sigma_data, dtype=torch.float64)
+        return Trained(state, facts, [*codec.notes, *found.notes, *weak(found.area)])
+
+    def _code_plan(self) -> CodecPlan:
+        """The codec is trained as the diffusion model is, in steps of its own."""
+        shared = ("batch", "rate", "warmup", "clip", "average", "precision", "check_every", "patience")
+        return CodecPlan(steps=self.code_steps, kl=self.kl, **{name: getattr(self, name) for name in shared})
