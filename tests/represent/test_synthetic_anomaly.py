@@ -98,7 +98,7 @@ def test_it_is_opened_by_its_folder_and_again_from_a_gate(tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match="makes no sense"):
         open_encoder(f"synthetic_anomaly:{tmp_path}")
     (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(ConfigError, match="no table"):
+    with pytest.raises(ConfigError, match="must be a table"):
         open_encoder(f"synthetic_anomaly:{tmp_path}")
     weights = own.state()
     weights.pop("last.weight")
