@@ -87,11 +87,18 @@ class Ensemble:
         passed = [law.undecided(self.parts[law.cascade.first][k].score(signals).cpu()) for k, law in laws]
         return torch.stack(passed).any(dim=0)
 
+    @property
+    def fused(self) -> dict[str, Fusion]:
+        """Parts that are fusions and run on every image."""
+        then = "" if self.cascade is None else self.cascade.cascade.then
+        found = {name: states[0].detector for name, states in self.parts.items() if name != then}
+        return {name: detector for name, detector in found.items() if isinstance(detector, Fusion)}
+
     def contributions(self, signals: Signals) -> dict[str, Tensor]:
         """What each detector of a fusion contributes, as ``<part>.<detector>``, mean over folds; empty without a fusion."""
         out: dict[str, Tensor] = {}
-        for name, states in self.parts.items():
-            found = [fitted.contributions(signals) for fitted in states]
+        for name in self.fused:
+            found = [fitted.contributions(signals) for fitted in self.parts[name]]
             out |= {f"{name}.{key}": torch.stack([one[key] for one in found]).mean(dim=0).cpu() for key in found[0]}
         return out
 
@@ -153,8 +160,7 @@ class Scorer:
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of all parts of a degree: those of the recipe, and the detectors of fusions among them."""
-        fused = {name: states[0].detector for name, states in self.ensemble.parts.items()}
-        return (*fused, *(f"{name}.{key}" for name, d in fused.items() if isinstance(d, Fusion) for key in d.methods))
+        return (*self.ensemble.parts, *(f"{name}.{key}" for name, detector in self.ensemble.fused.items() for key in detector.methods))
 
     @property
     def needs(self) -> frozenset[str]:
