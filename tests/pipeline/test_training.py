@@ -216,7 +216,7 @@ def test_a_recipe_with_training_goes_through_json_and_toml(tmp_path: Path) -> No
     assert recipes.from_json(json.loads(json.dumps(plan.to_json()))) == plan
     (tmp_path / "mecam.toml").write_text(to_toml(plan))
     assert recipes.read(str(tmp_path / "mecam.toml")) == plan
-    assert plan.train == MultiExit(depth=50, precision="bfloat16", batch=32, epochs=20)
+    assert plan.train == MultiExit(depth=50, precision="bfloat16", batch=32, epochs=60, augment="strong")
 
 
 def test_training_that_goes_astray_or_learns_nothing_is_told() -> None:
