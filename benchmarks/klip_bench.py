@@ -1,5 +1,6 @@
 """Priors, samplers and samples of ``klip.py``: trained and drawn once, kept in a folder."""
 
+import copy
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -87,7 +88,7 @@ class Bench:
     def klip(self, setting: str) -> KlipEncoder:
         sampler = SETTINGS[setting]
         windows = min(20, sampler.steps)
-        net = self.encoder.denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        net = copy.deepcopy(self.encoder.denoiser).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return KlipEncoder(net, OPERATOR, sampler, size=SIZE, cell=areas.CELL, windows=windows, precision="bfloat16")
 
     def sampled(self, setting: str, collection: str, part: str, name: str) -> dict[str, Tensor]:
