@@ -77,7 +77,7 @@ def test_weights_make_the_trip_and_damage_is_named() -> None:
     assert again.sha256 == own.sha256
     state = own.state()
     state.pop("codec.spread")
-    with pytest.raises(BundleError, match=r"do not fit its description: codec\.spread"):
+    with pytest.raises(BundleError, match=r"\(codec\) do not fit its description: spread"):
         LatentDiffusionEncoder.rebuilt(own.config(), state)
     with pytest.raises(ConfigError, match="makes no sense"):
         LatentDiffusionEncoder.rebuilt({}, {})

@@ -12,12 +12,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from offmap.core.encoder import Encoder, Input
-from offmap.core.errors import BundleError, ConfigError
+from offmap.core.errors import ConfigError
 from offmap.core.signals import Scalar, base_of, settings_of
 from offmap.core.types import Signals
 from offmap.represent.digest import tensors_sha256
 from offmap.represent.elbo_slopes import GRADIENT, GRADIENT_MAP, REGRET, elbo_gradient_map, elbo_regret, input_gradient_norm
 from offmap.represent.encoder import BuiltinEncoder
+from offmap.represent.filled import filled, require_finite
 from offmap.represent.layers import joined, normalise
 from offmap.represent.likelihood import ELBO, compressed_bits, elbo_parts
 from offmap.represent.nets.autoencoder import VAE, Autoencoder, AutoencoderShape, Restored, autoencoder
@@ -139,9 +140,7 @@ class AutoencoderEncoder(Encoder):
         self.provides = frozenset({"image", *KINDS}) - _beyond(shape)
         self.input = Input(shape.sides[-1], shape.channels, (0.0,) * shape.channels, (1.0,) * shape.channels)
         weights = self.state()
-        bad = [key for key, value in weights.items() if not bool(torch.isfinite(value).all())]
-        if bad:
-            raise BundleError(f"the weights of the {WHAT} are not finite: {', '.join(bad[:4])}")
+        require_finite(weights, WHAT)
         self.sha256 = tensors_sha256(weights, note=json.dumps(shape.to_json(), sort_keys=True))
 
     @property
@@ -220,12 +219,7 @@ class AutoencoderEncoder(Encoder):
             model = autoencoder(AutoencoderShape.from_json(config["net"]))
         except (KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"the description of the {WHAT} makes no sense: {type(error).__name__} {error}") from error
-        known = model.state_dict()
-        wrong = sorted(set(known) ^ set(state)) or sorted(n for n in known if known[n].shape != state[n].shape)
-        if wrong:
-            raise BundleError(f"the weights of the {WHAT} do not fit its description: {', '.join(wrong[:4])}")
-        model.load_state_dict(dict(state))
-        return cls(model, name=name, device=device)
+        return cls(filled(model, state, WHAT), name=name, device=device)
 
     @classmethod
     def from_folder(cls, folder: Path, *, device: torch.device | str = "cpu") -> "AutoencoderEncoder":

@@ -11,13 +11,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from offmap.core.encoder import Encoder, Input
-from offmap.core.errors import BundleError, ConfigError
+from offmap.core.errors import ConfigError
 from offmap.core.signals import Scalar, base_of, settings_of
 from offmap.core.types import Signals
 from offmap.represent import curvature, trajectories
 from offmap.represent.conditional import likeliest, told
 from offmap.represent.denoiser import Denoiser
 from offmap.represent.digest import tensors_sha256
+from offmap.represent.filled import filled, require_finite
 from offmap.represent.layers import joined, normalise
 from offmap.represent.nets.unet import EDMDenoiser, UNetShape
 from offmap.represent.network_folder import read_network, write_network
@@ -77,9 +78,7 @@ class DiffusionEncoder(Encoder):
         self.provides = frozenset(KINDS) | {"image"}
         self.input = Input(size, channels, (0.5,) * channels, (0.5,) * channels)
         weights = self.state()
-        bad = [key for key, value in weights.items() if not bool(torch.isfinite(value).all())]
-        if bad:
-            raise BundleError(f"the weights of the diffusion model are not finite: {', '.join(bad[:4])}")
+        require_finite(weights, "diffusion model")
         self.sha256 = tensors_sha256(weights, note=json.dumps(self._description(), sort_keys=True))
 
     @property
@@ -167,12 +166,7 @@ class DiffusionEncoder(Encoder):
                 raise ConfigError(f"the description of the diffusion model makes no sense: channels = {net.shape.channels} must be 1 or 3")
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"the description of the diffusion model makes no sense: {type(error).__name__} {error}") from error
-        known = net.state_dict()
-        wrong = sorted(set(known) ^ set(state)) or sorted(n for n in known if known[n].shape != state[n].shape)
-        if wrong:
-            raise BundleError(f"the weights of the diffusion model do not fit its description: {', '.join(wrong[:4])}")
-        net.load_state_dict(dict(state))
-        return cls(net, size, name=name, device=device, told=bool(config.get("told", False)))
+        return cls(filled(net, state, "diffusion model"), size, name=name, device=device, told=bool(config.get("told", False)))
 
     @classmethod
     def from_folder(cls, folder: Path, *, device: torch.device | str = "cpu") -> "DiffusionEncoder":

@@ -11,9 +11,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from offmap.core.encoder import Encoder, Input
-from offmap.core.errors import BundleError, ConfigError, NotAvailableError, SignalError
+from offmap.core.errors import ConfigError, NotAvailableError, SignalError
 from offmap.core.types import Signals
 from offmap.represent.digest import tensors_sha256
+from offmap.represent.filled import filled, require_finite
 from offmap.represent.layers import chosen, joined, map_names, map_signals, normalise, read_layers, wanted
 from offmap.represent.nets.small import Deepest, SmallNet
 
@@ -152,17 +153,8 @@ class BuiltinEncoder(Encoder):
 
 
 def _filled(net: SmallNet, weights: Mapping[str, Tensor]) -> SmallNet:
-    known = net.state_dict()
-    wrong = sorted(set(known) ^ set(weights)) or sorted(n for n in known if known[n].shape != weights[n].shape)
-    if wrong:
-        raise BundleError(
-            f"the weights of the built-in encoder do not fit its configuration: {', '.join(wrong[:4])} missing, foreign or of another shape"
-        )
-    values = {name: value.to(torch.float32) for name, value in weights.items()}
-    bad = [name for name, value in values.items() if not bool(torch.isfinite(value).all())]
-    if bad:
-        raise BundleError(f"the weights of the built-in encoder are not finite: {', '.join(bad[:4])}")
-    net.load_state_dict(values)
+    filled(net, {name: value.to(torch.float32) for name, value in weights.items()}, "built-in encoder")
+    require_finite(net.state_dict(), "built-in encoder")
     return net.eval().requires_grad_(False)
 
 

@@ -9,9 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from offmap.core.encoder import Encoder
-from offmap.core.errors import BundleError, ConfigError, SignalError
+from offmap.core.errors import ConfigError, SignalError
 from offmap.core.types import Signals
 from offmap.represent.digest import tensors_sha256
+from offmap.represent.filled import require_finite
 from offmap.represent.layers import wanted
 from offmap.represent.nets.feature_net import FeatureNet, Shapes
 
@@ -41,9 +42,7 @@ class WithFeatureNet(Encoder):
         self.name, self.layers, self.input, self.class_names = base.name, base.layers, base.input, base.class_names
         self.provides = base.provides | {signal}
         weights = self._net.state_dict()
-        bad = [key for key, value in weights.items() if value.is_floating_point() and not bool(torch.isfinite(value).all())]
-        if bad:
-            raise BundleError(f"the weights of {signal} are not finite: {', '.join(bad[:4])}")
+        require_finite(weights, signal)
         self.sha256 = tensors_sha256(dict(weights), note=f"{base.sha256} {' '.join(layers)}")
         self._maps = tuple(f"feature_map.{layer}" for layer in layers)
 

@@ -9,9 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from offmap.core.encoder import Encoder, Input
-from offmap.core.errors import BundleError, ConfigError
+from offmap.core.errors import ConfigError
 from offmap.core.types import Signals
 from offmap.represent.digest import tensors_sha256
+from offmap.represent.filled import filled, require_finite
 from offmap.represent.layers import joined, normalise
 from offmap.represent.nets.gan import AdversarialModel, GANShape, code_loss
 
@@ -47,9 +48,7 @@ class GANEncoder(Encoder):
         self.provides = frozenset({ERRORS, LATENT, MAP, "image"})
         self.input = Input(shape.size, shape.channels, (0.5,) * shape.channels, (0.5,) * shape.channels)
         weights = self.state()
-        bad = [key for key, value in weights.items() if not bool(torch.isfinite(value).all())]
-        if bad:
-            raise BundleError(f"the weights of the adversarial model are not finite: {', '.join(bad[:4])}")
+        require_finite(weights, "adversarial model")
         self.sha256 = tensors_sha256(weights, note=json.dumps(shape.to_json(), sort_keys=True))
 
     def encode(self, images: Float[Tensor, "n c *s"], needs: frozenset[str]) -> Signals:
@@ -103,9 +102,4 @@ class GANEncoder(Encoder):
         if not isinstance(config.get("net"), Mapping):
             raise ConfigError("the description of the adversarial model has no table net")
         model = AdversarialModel(GANShape.from_json(config["net"]))
-        known = model.state_dict()
-        wrong = sorted(set(known) ^ set(state)) or sorted(n for n in known if known[n].shape != state[n].shape)
-        if wrong:
-            raise BundleError(f"the weights of the adversarial model do not fit its description: {', '.join(wrong[:4])}")
-        model.load_state_dict(dict(state))
-        return cls(model, name=name, device=device)
+        return cls(filled(model, state, "adversarial model"), name=name, device=device)

@@ -8,8 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from offmap.core.encoder import Input
-from offmap.core.errors import BundleError, ConfigError
+from offmap.core.errors import ConfigError
 from offmap.represent.diffusion import DiffusionEncoder
+from offmap.represent.filled import filled
 from offmap.represent.nets.latent import Codec, CodecShape
 from offmap.represent.nets.unet import EDMDenoiser, UNetShape
 from offmap.represent.noised import seeded_by
@@ -75,9 +76,5 @@ class LatentDiffusionEncoder(DiffusionEncoder):
             raise ConfigError(f"the description of the latent diffusion model makes no sense: {type(error).__name__} {error}") from error
         for part, prefix in ((codec, CODEC), (net, NET)):
             given = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-            known = part.state_dict()
-            wrong = sorted(set(known) ^ set(given)) or sorted(k for k in known if known[k].shape != given[k].shape)
-            if wrong:
-                raise BundleError(f"the weights of the latent diffusion model do not fit its description: {prefix}{wrong[0]}")
-            part.load_state_dict(given)
+            filled(part, given, f"latent diffusion model ({prefix[:-1]})")
         return cls(codec, net, size, name=name, device=device)

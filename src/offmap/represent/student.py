@@ -9,9 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from offmap.core.encoder import Encoder, Input
-from offmap.core.errors import BundleError, ConfigError
+from offmap.core.errors import ConfigError
 from offmap.core.types import Signals
 from offmap.represent.digest import tensors_sha256
+from offmap.represent.filled import filled, require_finite
 from offmap.represent.layers import normalise
 from offmap.represent.nets.student import Student, StudentShape
 
@@ -37,9 +38,7 @@ class StudentEncoder(Encoder):
         self.name, self.layers, self.provides = name, (), frozenset({SCORE, MAP, "image"})
         self.input = Input(size, channels, (0.5,) * channels, (0.5,) * channels)
         weights = self.state()
-        bad = [key for key, value in weights.items() if not bool(torch.isfinite(value).all())]
-        if bad:
-            raise BundleError(f"the weights of the student are not finite: {', '.join(bad[:4])}")
+        require_finite(weights, "student")
         self.sha256 = tensors_sha256(weights, note=json.dumps(self._description(), sort_keys=True))
 
     def encode(self, images: Float[Tensor, "n c *s"], needs: frozenset[str]) -> Signals:
@@ -80,9 +79,4 @@ class StudentEncoder(Encoder):
             net, size = Student(StudentShape.from_json(config["net"])), int(config["size"])
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"the description of the student makes no sense: {type(error).__name__} {error}") from error
-        known = net.state_dict()
-        wrong = sorted(set(known) ^ set(state)) or sorted(n for n in known if known[n].shape != state[n].shape)
-        if wrong:
-            raise BundleError(f"the weights of the student do not fit its description: {', '.join(wrong[:4])}")
-        net.load_state_dict(dict(state))
-        return cls(net, size, name=name, device=device)
+        return cls(filled(net, state, "student"), size, name=name, device=device)

@@ -11,10 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from offmap.core.encoder import Encoder, Input
-from offmap.core.errors import BundleError, ConfigError, SignalError
+from offmap.core.errors import ConfigError, SignalError
 from offmap.core.signals import Scalar, base_of, settings_of
 from offmap.core.types import Signals
 from offmap.represent.digest import tensors_sha256
+from offmap.represent.filled import filled, require_finite
 from offmap.represent.layers import joined, normalise
 from offmap.represent.nets.synthetic_anomaly import SyntheticAnomalyNet, SyntheticAnomalyShape
 from offmap.represent.network_folder import read_network, write_network
@@ -60,9 +61,7 @@ class SyntheticAnomalyEncoder(Encoder):
         self.provides = frozenset(maps | {FEATURES, "image"})
         self.input = Input(size, channels, (0.5,) * channels, (0.5,) * channels)
         weights = self.state()
-        bad = [key for key, value in weights.items() if not bool(torch.isfinite(value).all())]
-        if bad:
-            raise BundleError(f"the weights of the {WHAT} are not finite: {', '.join(bad[:4])}")
+        require_finite(weights, WHAT)
         self.sha256 = tensors_sha256(weights, note=json.dumps(self._description(), sort_keys=True))
 
     def ready(self, needs: frozenset[str]) -> None:
@@ -132,12 +131,7 @@ class SyntheticAnomalyEncoder(Encoder):
             net, size = SyntheticAnomalyNet(SyntheticAnomalyShape.from_json(config["net"])), int(config["size"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ConfigError(f"the description of the {WHAT} makes no sense: {type(error).__name__} {error}") from error
-        known = net.state_dict()
-        wrong = sorted(set(known) ^ set(state)) or sorted(n for n in known if known[n].shape != state[n].shape)
-        if wrong:
-            raise BundleError(f"the weights of the {WHAT} do not fit its description: {', '.join(wrong[:4])}")
-        net.load_state_dict(dict(state))
-        return cls(net, size, name=name, device=device)
+        return cls(filled(net, state, WHAT), size, name=name, device=device)
 
     @classmethod
     def from_folder(cls, folder: Path, *, device: torch.device | str = "cpu") -> "SyntheticAnomalyEncoder":

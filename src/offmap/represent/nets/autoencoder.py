@@ -3,14 +3,15 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from offmap.core.errors import ConfigError, NotAvailableError, SignalError
+from offmap.represent.nets.architecture import Architecture
 from offmap.represent.nets.unet import padded
 
 Kind = Literal["ae", "dae", "vae", "vq_vae"]
@@ -20,7 +21,7 @@ STEEPEST = 6.0
 
 
 @dataclass(frozen=True, slots=True)
-class AutoencoderShape:
+class AutoencoderShape(Architecture):
     """Architecture of one network of the family.
 
     Args:
@@ -33,6 +34,8 @@ class AutoencoderShape:
         entries: of the codebook of a ``vq_vae``.
         uncertainty: whether an ``ae`` also gives the variance that it expects at each pixel (AE-U).
     """
+
+    what: ClassVar[str] = "autoencoder"
 
     kind: Kind = "vae"
     channels: int = 1
@@ -67,23 +70,6 @@ class AutoencoderShape:
     def stride(self) -> int:
         """By how much the coarsest grid is smaller than the image: the least side of an image in pixels."""
         return int(2 ** (len(self.widths) - (self.kind == "dae")))
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "AutoencoderShape":
-        """The inverse of ``to_json``.
-
-        Raises:
-            ConfigError: unknown keys, wrong types, or values out of range.
-        """
-        try:
-            given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-            return cls(**given)
-        except TypeError as error:
-            raise ConfigError(f"the description of the autoencoder makes no sense: {error}") from error
 
 
 @dataclass(frozen=True, slots=True, eq=False)

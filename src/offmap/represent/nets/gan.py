@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from offmap.core.errors import ConfigError, SignalError
+from offmap.represent.nets.architecture import Architecture
 
 CONV: Mapping[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
 SLOPE = 0.2
@@ -18,7 +19,7 @@ SLOPE = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class GANShape:
+class GANShape(Architecture):
     """Architecture of the three networks.
 
     Args:
@@ -28,6 +29,8 @@ class GANShape:
         widths: channels of each level from fine to coarse, multiples of 8; each level halves the grid.
         latent: numbers in a code.
     """
+
+    what: ClassVar[str] = "adversarial model"
 
     size: int = 64
     channels: int = 1
@@ -55,23 +58,6 @@ class GANShape:
     def coarse(self) -> int:
         """Side of the coarsest grid."""
         return -(-self.size // self.stride)
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "GANShape":
-        """The inverse of ``to_json``.
-
-        Raises:
-            ConfigError: unknown keys, wrong types, or values out of range.
-        """
-        try:
-            given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-            return cls(**given)
-        except TypeError as error:
-            raise ConfigError(f"the description of the adversarial model makes no sense: {error}") from error
 
 
 class Generator(nn.Module):

@@ -1,14 +1,14 @@
 """A network that turns images into small maps of codes and back (Rombach et al., CVPR 2022, arXiv:2112.10752, section 3.1)."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from offmap.core.errors import ConfigError, NotAvailableError, SignalError
+from offmap.represent.nets.architecture import Architecture
 from offmap.represent.nets.unet import draw, padded
 
 CHUNK = 32
@@ -19,7 +19,7 @@ SPREAD = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class CodecShape:
+class CodecShape(Architecture):
     """Architecture of the codec.
 
     Args:
@@ -28,6 +28,8 @@ class CodecShape:
         widths: channels of each level from fine to coarse, multiples of 8; each level but the last halves the grid.
         latent: channels of the codes, 1 to 64.
     """
+
+    what: ClassVar[str] = "codec"
 
     channels: int = 1
     axes: int = 2
@@ -44,23 +46,6 @@ class CodecShape:
     def stride(self) -> int:
         """By how much the grid of codes is smaller than the image."""
         return int(2 ** (len(self.widths) - 1))
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "CodecShape":
-        """The inverse of ``to_json``.
-
-        Raises:
-            ConfigError: unknown keys, wrong types, or values out of range.
-        """
-        try:
-            given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-            return cls(**given)
-        except TypeError as error:
-            raise ConfigError(f"the description of the codec makes no sense: {error}") from error
 
 
 class Codec(nn.Module):

@@ -1,18 +1,18 @@
 """A small network that gives one number an image as the mean of a map."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from offmap.core.errors import ConfigError, SignalError
+from offmap.represent.nets.architecture import Architecture
 
 
 @dataclass(frozen=True, slots=True)
-class StudentShape:
+class StudentShape(Architecture):
     """Architecture of the student.
 
     Args:
@@ -20,6 +20,8 @@ class StudentShape:
         axes: of space, 2 or 3.
         widths: channels of each level, multiples of 8; each level halves the grid.
     """
+
+    what: ClassVar[str] = "student"
 
     channels: int = 1
     axes: int = 2
@@ -35,23 +37,6 @@ class StudentShape:
     def stride(self) -> int:
         """By how much the map is smaller than the image."""
         return int(2 ** len(self.widths))
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "StudentShape":
-        """The inverse of ``to_json``.
-
-        Raises:
-            ConfigError: unknown keys, wrong types, or values out of range.
-        """
-        try:
-            given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-            return cls(**given)
-        except TypeError as error:
-            raise ConfigError(f"the description of the student makes no sense: {error}") from error
 
 
 class Student(nn.Module):

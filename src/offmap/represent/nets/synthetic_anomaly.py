@@ -1,22 +1,22 @@
 """A U-Net that says for each pixel how odd it is, with a classifier on its coarsest level (Ronneberger et al., MICCAI 2015, 1505.04597)."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from offmap.core.errors import ConfigError, NotAvailableError, SignalError
+from offmap.represent.nets.architecture import Architecture
 from offmap.represent.nets.unet import draw
 
 Objective = Literal["map", "class", "both"]
 
 
 @dataclass(frozen=True, slots=True)
-class SyntheticAnomalyShape:
+class SyntheticAnomalyShape(Architecture):
     """Architecture.
 
     Args:
@@ -25,6 +25,8 @@ class SyntheticAnomalyShape:
         classes: the unaltered image and each task, 2 or more.
         objective: ``map`` without classifier, ``class`` without the way up and the map, or ``both``.
     """
+
+    what: ClassVar[str] = "network"
 
     channels: int = 1
     widths: tuple[int, ...] = (16, 32, 64, 64)
@@ -43,23 +45,6 @@ class SyntheticAnomalyShape:
     def stride(self) -> int:
         """By how much the coarsest grid is smaller than the image: the least side of an image in pixels."""
         return int(2 ** (len(self.widths) - 1))
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "SyntheticAnomalyShape":
-        """The inverse of ``to_json``.
-
-        Raises:
-            ConfigError: unknown keys, wrong types, or values out of range.
-        """
-        try:
-            given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-            return cls(**given)
-        except TypeError as error:
-            raise ConfigError(f"the description of the network makes no sense: {error}") from error
 
 
 @dataclass(frozen=True, slots=True, eq=False)

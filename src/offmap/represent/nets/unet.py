@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int64
@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from offmap.core.errors import ConfigError, NotAvailableError, SignalError
+from offmap.represent.nets.architecture import Architecture
 
 
 @dataclass(frozen=True, slots=True)
-class UNetShape:
+class UNetShape(Architecture):
     """Architecture of the U-Net.
 
     Args:
@@ -27,6 +28,9 @@ class UNetShape:
             four times smaller for the network, which is then two to three times as fast.
         classes: K that the network can be told of; 0 = it knows none.
     """
+
+    what: ClassVar[str] = "U-Net"
+    added: ClassVar[Mapping[str, Any]] = {"fold": 1, "classes": 0}
 
     channels: int = 1
     axes: int = 2
@@ -54,24 +58,6 @@ class UNetShape:
     def stride(self) -> int:
         """By how much the coarsest grid is smaller than the image: the least side of an image in pixels."""
         return int(self.fold * 2 ** (len(self.widths) - 1))
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values; without ``fold`` where it is 1 and ``classes`` where there are none, as before there were any."""
-        values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-        return {k: v for k, v in values.items() if (k, v) not in (("fold", 1), ("classes", 0))}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "UNetShape":
-        """The inverse of ``to_json``.
-
-        Raises:
-            ConfigError: unknown keys, wrong types, or values out of range.
-        """
-        try:
-            given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-            return cls(**given)
-        except TypeError as error:
-            raise ConfigError(f"the description of the U-Net makes no sense: {error}") from error
 
 
 class EDMDenoiser(nn.Module):

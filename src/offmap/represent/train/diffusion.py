@@ -11,18 +11,15 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from offmap.core.errors import ConfigError, DataError
+from offmap.core.errors import ConfigError
 from offmap.represent.device import resolve_device
 from offmap.represent.digest import tensors_sha256
 from offmap.represent.nets.latent import Codec, coded
 from offmap.represent.nets.unet import EDMDenoiser, UNetShape, loss_weight
-from offmap.represent.train import checkpoint
 from offmap.represent.train.judged import JudgedRun, Schedule, State, Watch
+from offmap.represent.train.normal_images import divided, notes_on, require_usable
 from offmap.represent.train.parallel import ALONE, Crew
 from offmap.represent.train.planted import Trial
-
-LEAST, FEW = 16, 200
-"""Training images below which a run is refused, and below which its result carries a note."""
 
 
 @dataclass(frozen=True)
@@ -128,13 +125,9 @@ def train_diffusion(
         raise ConfigError(
             f"{crew.size} processes train in step: give steps and no minutes, and a batch that they can share (batch = {plan.batch})"
         )
-    if len(images) < LEAST:
-        raise DataError(f"{len(images)} images to train a diffusion model on: {LEAST} are the least, {FEW} or more are meant")
+    require_usable(images, "a diffusion model")
     if any(n != plan.size for n in images.shape[2:]):
         raise ConfigError(f"images of shape {tuple(images.shape)} do not have sides of size = {plan.size}")
-    good = torch.isfinite(images).flatten(1).all(dim=1)
-    if not bool(good.all()):
-        raise DataError(f"training images are not finite in rows {torch.nonzero(~good).flatten().tolist()[:8]}: leave them out")
     run = _Run.of(images, plan, seed, resolve_device(device), held_out, labels, codec, label_dropout)
     identity = {
         "plan": {k: v for k, v in asdict(plan).items() if k != "patience" and (k, v) != ("fold", 1)},
@@ -146,10 +139,7 @@ def train_diffusion(
     if start is not None:
         identity["start"] = tensors_sha256(start.state_dict())
     state = run.begin(start)
-    if out is not None and resume and (out / checkpoint.FILE).is_file():
-        state.load(*checkpoint.read(out, identity))
-    notes = [] if len(images) >= FEW else [f"{len(images)} training images are few: the model may know them by heart"]
-    notes += run.go(state, out, identity, progress)
+    notes = notes_on(len(images), "model") + run.sit(state, out, identity, resume=resume, progress=progress)
     return TrainedDiffusion(
         state.exported(), state.step, state.kept, state.best_area, state.step * plan.batch / max(state.seconds, 1e-9), tuple(notes)
     )
@@ -180,15 +170,8 @@ class _Run(JudgedRun[EDMDenoiser]):
         label_dropout: float = 0.2,
     ) -> "_Run":
         """Divide the images, measure their root mean square, draw anomalies into the held-out ones."""
-        if rows is None:
-            order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-            rows = order[: max(4, round(plan.held_out * len(images)))]
-        own = torch.ones(len(images), dtype=torch.bool)
-        own[rows] = False
-        train, held_out = images[own], images[rows]
-        if float(train.std(correction=0)) < 1e-4:
-            raise DataError("the training images all have one value everywhere: there is nothing to learn")
-        trial, clean = Trial.of(held_out.float(), seed), 2 * train.float() - 1
+        train, held_out, own = divided(images, plan.held_out, seed, rows)
+        trial, clean = Trial.of(held_out, seed), 2 * train - 1
         if codec is not None:
             codec = codec.to(device)
             trial, clean = trial.coded(lambda x: coded(codec, x, device), seed), coded(codec, clean, device)

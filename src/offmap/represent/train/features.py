@@ -13,12 +13,9 @@ from offmap.core.encoder import Encoder
 from offmap.core.errors import DataError
 from offmap.represent.digest import tensors_sha256
 from offmap.represent.nets.feature_net import FeatureNet, Maps
-from offmap.represent.train import checkpoint
 from offmap.represent.train.judged import JudgedRun, Schedule, State, Watch
+from offmap.represent.train.normal_images import FEW, LEAST, notes_on, require_finite
 from offmap.represent.train.planted import Trial
-
-LEAST, FEW = 16, 200
-"""Training images below which a run is refused, and below which its result carries a note."""
 
 KEPT = 1 << 30
 """Bytes of maps that are kept; of more, each step asks the encoder again."""
@@ -134,10 +131,7 @@ def train_on_features(
         "encoder": base.sha256,
         "images": tensors_sha256({"images": images, "rows": held_out}),
     }
-    if out is not None and resume and (out / checkpoint.FILE).is_file():
-        state.load(*checkpoint.read(out, identity))
-    notes = [] if len(source) >= FEW else [f"{len(source)} training images are few: the network may know them by heart"]
-    notes += run.go(state, out, identity, progress)
+    notes = notes_on(len(source), "network") + run.sit(state, out, identity, resume=resume, progress=progress)
     speed = state.step * plan.batch / max(state.seconds, 1e-9)
     return TrainedOnFeatures(state.exported(), state.step, state.kept, state.best_area, speed, tuple(notes))
 
@@ -148,9 +142,7 @@ def _check(images: Float[Tensor, "n c h w"], training: int) -> None:
             f"{training} images to train a network on feature maps, and {len(images) - training} to choose its checkpoint: "
             f"{LEAST} and 2 are the least, {FEW} or more are meant"
         )
-    good = torch.isfinite(images).flatten(1).all(dim=1)
-    if not bool(good.all()):
-        raise DataError(f"training images are not finite in rows {torch.nonzero(~good).flatten().tolist()[:8]}: leave them out")
+    require_finite(images, "training")
     if bool((images == images[:1]).all()):
         raise DataError("the training images are all the same: there is nothing to learn")
 

@@ -14,16 +14,14 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from offmap.core.errors import ConfigError, DataError
+from offmap.core.errors import ConfigError
 from offmap.represent.device import resolve_device
 from offmap.represent.digest import tensors_sha256
 from offmap.represent.nets.gan import AdversarialModel, GANShape, code_loss
 from offmap.represent.train import checkpoint
 from offmap.represent.train.judged import JudgedRun, Schedule, State, Watch
+from offmap.represent.train.normal_images import divided, notes_on, require_usable
 from offmap.represent.train.planted import Trial
-
-LEAST, FEW = 16, 200
-"""Training images below which a run is refused, and below which its result carries a note."""
 
 BETAS = {"generator": (0.0, 0.9), "critic": (0.0, 0.9), "encoder": (0.9, 0.999)}
 """Of AdamW, for each network."""
@@ -126,13 +124,9 @@ def train_gan(
             finite before the first checkpoint.
         NotAvailableError: the device is missing.
     """
-    if len(images) < LEAST:
-        raise DataError(f"{len(images)} images to train an adversarial model on: {LEAST} are the least, {FEW} or more are meant")
+    require_usable(images, "an adversarial model")
     if any(n != plan.size for n in images.shape[2:]):
         raise ConfigError(f"images of shape {tuple(images.shape)} do not have sides of size = {plan.size}")
-    good = torch.isfinite(images).flatten(1).all(dim=1)
-    if not bool(good.all()):
-        raise DataError(f"training images are not finite in rows {torch.nonzero(~good).flatten().tolist()[:8]}: leave them out")
     run = _Run.of(images, plan, seed, resolve_device(device), held_out)
     identity = {
         "plan": {k: v for k, v in asdict(plan).items() if k != "patience"},
@@ -140,10 +134,7 @@ def train_gan(
         "images": tensors_sha256({"images": images, "rows": torch.empty(0) if held_out is None else held_out}),
     }
     state = run.begin()
-    if out is not None and resume and (out / checkpoint.FILE).is_file():
-        state.load(*checkpoint.read(out, identity))
-    notes = [] if len(images) >= FEW else [f"{len(images)} training images are few: the generator may know them by heart"]
-    notes += run.go(state, out, identity, progress)
+    notes = notes_on(len(images), "generator") + run.sit(state, out, identity, resume=resume, progress=progress)
     rate = state.step * plan.batch / max(state.seconds, 1e-9)
     return TrainedGAN(state.exported(), state.step, state.kept, state.best_area, rate, tuple(notes))
 
@@ -160,15 +151,8 @@ class _Run(JudgedRun[AdversarialModel]):
     @classmethod
     def of(cls, images: Tensor, plan: GANPlan, seed: int, device: torch.device, rows: Tensor | None = None) -> "_Run":
         """Divide the images, draw anomalies into the held-out ones."""
-        if rows is None:
-            order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-            rows = order[: max(4, round(plan.held_out * len(images)))]
-        own = torch.ones(len(images), dtype=torch.bool)
-        own[rows] = False
-        train = images[own].float()
-        if float(train.std(correction=0)) < 1e-4:
-            raise DataError("the training images all have one value everywhere: there is nothing to learn")
-        return cls(plan, seed, 2 * train - 1, Trial.of(images[rows].float(), seed), device)
+        train, held_out, _ = divided(images, plan.held_out, seed, rows)
+        return cls(plan, seed, 2 * train - 1, Trial.of(held_out, seed), device)
 
     def begin(self) -> State[AdversarialModel]:
         """Weights drawn, optimiser empty."""

@@ -225,6 +225,12 @@ class JudgedRun(ABC, Generic[N]):
         state.judge(area, self.plan.margin)
         return held_out, area
 
+    def sit(self, state: State[N], out: Path | None, identity: dict[str, Any], *, resume: bool, progress: Watch | None) -> list[str]:
+        """One sitting, from the checkpoint in ``out`` on where ``resume`` and there is one; otherwise as ``go``."""
+        if out is not None and resume and (out / checkpoint.FILE).is_file():
+            state.load(*checkpoint.read(out, identity))
+        return self.go(state, out, identity, progress)
+
     def go(self, state: State[N], out: Path | None, identity: dict[str, Any], progress: Watch | None) -> list[str]:
         """Steps until the plan is done, the area stays below the best, or the loss is not finite; says why it ended early.
 

@@ -7,17 +7,13 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from offmap.core.errors import DataError
 from offmap.represent.device import resolve_device
 from offmap.represent.digest import tensors_sha256
 from offmap.represent.nets.autoencoder import Autoencoder, autoencoder
-from offmap.represent.train import checkpoint
 from offmap.represent.train.judged import JudgedRun, State, Watch
+from offmap.represent.train.normal_images import divided, notes_on, require_usable
 from offmap.represent.train.objectives import ReconstructionPlan
 from offmap.represent.train.planted import Trial
-
-LEAST, FEW = 16, 200
-"""Training images below which a run is refused, and below which its result carries a note."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,11 +65,7 @@ def train_reconstruction(
             finite before the first checkpoint.
         NotAvailableError: MONAI or the device is missing.
     """
-    if len(images) < LEAST:
-        raise DataError(f"{len(images)} images to train an autoencoder on: {LEAST} are the least, {FEW} or more are meant")
-    good = torch.isfinite(images).flatten(1).all(dim=1)
-    if not bool(good.all()):
-        raise DataError(f"training images are not finite in rows {torch.nonzero(~good).flatten().tolist()[:8]}: leave them out")
+    require_usable(images, "an autoencoder")
     run = _Run.of(images, plan, seed, resolve_device(device), held_out)
     identity = {
         "plan": {"kind": plan.kind, **{k: v for k, v in asdict(plan).items() if k != "patience"}},
@@ -81,10 +73,7 @@ def train_reconstruction(
         "images": tensors_sha256({"images": images, "rows": torch.empty(0) if held_out is None else held_out}),
     }
     state = run.begin()
-    if out is not None and resume and (out / checkpoint.FILE).is_file():
-        state.load(*checkpoint.read(out, identity))
-    notes = [] if len(images) >= FEW else [f"{len(images)} training images are few: the network may know them by heart"]
-    notes += run.go(state, out, identity, progress)
+    notes = notes_on(len(images), "network") + run.sit(state, out, identity, resume=resume, progress=progress)
     rate = state.step * plan.batch / max(state.seconds, 1e-9)
     return TrainedAutoencoder(state.exported(), state.step, state.kept, state.best_area, rate, tuple(notes))
 
@@ -101,15 +90,8 @@ class _Run(JudgedRun[Autoencoder]):
     @classmethod
     def of(cls, images: Tensor, plan: ReconstructionPlan, seed: int, device: torch.device, rows: Tensor | None = None) -> "_Run":
         """Divide the images, draw anomalies into the held-out ones."""
-        if rows is None:
-            order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-            rows = order[: max(4, round(plan.held_out * len(images)))]
-        own = torch.ones(len(images), dtype=torch.bool)
-        own[rows] = False
-        train = images[own].float()
-        if float(train.std(correction=0)) < 1e-4:
-            raise DataError("the training images all have one value everywhere: there is nothing to learn")
-        return cls(plan, seed, train, Trial.of(images[rows].float(), seed), device)
+        train, held_out, _ = divided(images, plan.held_out, seed, rows)
+        return cls(plan, seed, train, Trial.of(held_out, seed), device)
 
     def begin(self) -> State[Autoencoder]:
         """Weights drawn, optimiser empty."""

@@ -15,14 +15,11 @@ from offmap.core.errors import ConfigError, DataError
 from offmap.represent.device import resolve_device
 from offmap.represent.digest import tensors_sha256
 from offmap.represent.nets.synthetic_anomaly import Objective, SyntheticAnomalyNet, SyntheticAnomalyShape
-from offmap.represent.train import checkpoint
 from offmap.represent.train.judged import JudgedRun, Schedule, State, Watch
+from offmap.represent.train.normal_images import divided, notes_on, require_finite, require_usable
 from offmap.represent.train.trials import AUCp, HeldOutTask, Judge
 from offmap.simulate.lesions import foreground
 from offmap.simulate.tasks import SMALLEST, TASKS, Altered, Pixels, Region
-
-LEAST, FEW = 16, 100
-"""Training images below which a run is refused, and below which its result carries a note."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +125,7 @@ def train_synthetic_anomaly(
         NotAvailableError: MONAI or the device is missing.
     """
     _check(images, plan, "training")
-    if len(images) < LEAST:
-        raise DataError(f"{len(images)} images to train a synthetic-anomaly network on: {LEAST} are the least, {FEW} or more are meant")
+    require_usable(images, "a synthetic-anomaly network")
     if unlabelled is not None:
         _check(unlabelled, plan, "unlabelled")
     run = _Run.of(images, plan, seed, resolve_device(device), held_out, unlabelled)
@@ -140,10 +136,7 @@ def train_synthetic_anomaly(
         "images": tensors_sha256({k: torch.empty(0) if v is None else v for k, v in known.items()}),
     }
     state = run.begin()
-    if out is not None and resume and (out / checkpoint.FILE).is_file():
-        state.load(*checkpoint.read(out, identity))
-    notes = [] if len(images) >= FEW else [f"{len(images)} training images are few: the network may know them by heart"]
-    notes += run.go(state, out, identity, progress)
+    notes = notes_on(len(images), "network") + run.sit(state, out, identity, resume=resume, progress=progress)
     if unlabelled is not None:
         notes.append(
             f"transductive: {len(unlabelled)} unlabelled images chose the checkpoint; scores of these are no scores of unseen ones"
@@ -159,9 +152,7 @@ def _check(images: Tensor, plan: SyntheticAnomalyPlan, which: str) -> None:
         raise ConfigError(
             f"{which} images of shape {tuple(images.shape)} must have 1 or 3 channels and two sides of {least} pixels or more"
         )
-    good = torch.isfinite(images).flatten(1).all(dim=1)
-    if not bool(good.all()):
-        raise DataError(f"{which} images are not finite in rows {torch.nonzero(~good).flatten().tolist()[:8]}: leave them out")
+    require_finite(images, which)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -180,18 +171,11 @@ class _Run(JudgedRun[SyntheticAnomalyNet]):
         cls, images: Tensor, plan: SyntheticAnomalyPlan, seed: int, device: torch.device, rows: Tensor | None, unlabelled: Tensor | None
     ) -> "_Run":
         """Divide the images, and alter the held-out ones."""
-        if rows is None:
-            order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-            rows = order[: max(4, round(plan.held_out * len(images)))]
-        own = torch.ones(len(images), dtype=torch.bool)
-        own[rows] = False
-        train = images[own].cpu().float()
-        if len(train) < 2 or len(rows) < 2:
-            raise DataError(f"{len(train)} images train and {len(rows)} are held out: two of each are the least")
-        if float(train.std(correction=0)) < 1e-4:
-            raise DataError("the training images all have one value everywhere: there is nothing to learn")
+        train, unseen, _ = divided(images.cpu(), plan.held_out, seed, rows)
+        if len(train) < 2 or len(unseen) < 2:
+            raise DataError(f"{len(train)} images train and {len(unseen)} are held out: two of each are the least")
         pixels = list(train.numpy())
-        trial = HeldOutTask.of(TASKS[plan.held_out_task], images[rows], train, seed)
+        trial = HeldOutTask.of(TASKS[plan.held_out_task], unseen, train, seed)
         judge: Judge = trial if unlabelled is None else AUCp(train, unlabelled.cpu().float())
         words = f"anomalies of the held-out task {plan.held_out_task}" if unlabelled is None else "unlabelled images, by AUCp,"
         return cls(plan, seed, pixels, [foreground(p) for p in pixels], judge, trial, device, words)

@@ -20,8 +20,9 @@ from offmap.represent.multi_exit import KEPT
 from offmap.represent.nets.feature_net import FeatureNet, Shapes
 from offmap.represent.open import open_encoder, rebuild
 from offmap.represent.train.checkpoint import under
-from offmap.represent.train.features import LEAST, train_on_features
+from offmap.represent.train.features import train_on_features
 from offmap.represent.train.judged import Judged, Schedule
+from offmap.represent.train.normal_images import LEAST
 
 WEAK = 0.6
 """AUROC of drawn anomalies below which the card warns."""

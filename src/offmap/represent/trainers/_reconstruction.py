@@ -16,8 +16,9 @@ from offmap.represent.autoencoder import AutoencoderEncoder
 from offmap.represent.layers import normalise
 from offmap.represent.nets.autoencoder import AutoencoderShape, autoencoder
 from offmap.represent.train.judged import Judged
+from offmap.represent.train.normal_images import LEAST
 from offmap.represent.train.objectives import ReconstructionPlan
-from offmap.represent.train.reconstruction import LEAST, train_reconstruction
+from offmap.represent.train.reconstruction import train_reconstruction
 
 WEAK = 0.6
 """AUROC of drawn anomalies below which the card warns."""

@@ -13,8 +13,9 @@ from offmap.core.trainer import Event, Examples, Trained, Trainer
 from offmap.represent.diffusion import DiffusionEncoder
 from offmap.represent.layers import normalise
 from offmap.represent.nets.unet import EDMDenoiser, UNetShape
-from offmap.represent.train.diffusion import LEAST, DiffusionPlan, train_diffusion
+from offmap.represent.train.diffusion import DiffusionPlan, train_diffusion
 from offmap.represent.train.followed import Followed
+from offmap.represent.train.normal_images import LEAST
 from offmap.represent.train.samples import COLUMNS, ROWS, draw, sheet
 
 WEAK = 0.6

@@ -14,8 +14,9 @@ from offmap.core.trainer import Event, Examples, Trained, Trainer
 from offmap.represent.gan import GANEncoder
 from offmap.represent.layers import normalise
 from offmap.represent.nets.gan import AdversarialModel
-from offmap.represent.train.gan import LEAST, GANPlan, train_gan
+from offmap.represent.train.gan import GANPlan, train_gan
 from offmap.represent.train.judged import Judged
+from offmap.represent.train.normal_images import LEAST
 
 WEAK = 0.6
 """AUROC of drawn anomalies below which the card warns."""

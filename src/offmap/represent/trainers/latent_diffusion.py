@@ -15,8 +15,9 @@ from offmap.represent.layers import normalise
 from offmap.represent.nets.latent import Codec, CodecShape, coded
 from offmap.represent.nets.unet import EDMDenoiser, UNetShape
 from offmap.represent.train.codec import CodecPlan, train_codec
-from offmap.represent.train.diffusion import LEAST, DiffusionPlan, train_diffusion
+from offmap.represent.train.diffusion import DiffusionPlan, train_diffusion
 from offmap.represent.train.followed import Followed
+from offmap.represent.train.normal_images import LEAST
 from offmap.represent.train.samples import COLUMNS, ROWS, draw, sheet
 from offmap.represent.trainers.diffusion import SIGMA, taken, weak
 

@@ -15,7 +15,8 @@ from offmap.represent.layers import normalise
 from offmap.represent.nets.synthetic_anomaly import SyntheticAnomalyNet
 from offmap.represent.synthetic_anomaly import SyntheticAnomalyEncoder
 from offmap.represent.train.judged import Judged
-from offmap.represent.train.synthetic_anomaly import LEAST, SyntheticAnomalyPlan, train_synthetic_anomaly
+from offmap.represent.train.normal_images import LEAST
+from offmap.represent.train.synthetic_anomaly import SyntheticAnomalyPlan, train_synthetic_anomaly
 from offmap.simulate.tasks import SMALLEST
 
 WEAK = 0.6
