@@ -76,3 +76,9 @@ def test_digest_follows_values_names_types_and_note() -> None:
     assert digest == tensors_sha256(dict(reversed(base.items())))
     changed = [base | {"a": torch.arange(4.0) + 1}, base | {"a": torch.arange(4.0).reshape(2, 2)}, {"a": base["a"], "c": base["b"]}]
     assert len({digest, tensors_sha256(base, note="x"), *map(tensors_sha256, changed)}) == 5
+
+
+def test_grey_on_three_channels_is_exactly_what_one_channel_gives() -> None:
+    grey = torch.rand(4, 1, 9, 7, generator=torch.Generator().manual_seed(2))
+    spec = Input(9, 1, (0.5,), (0.5,))
+    assert torch.equal(normalise(grey.expand(-1, 3, -1, -1), spec), normalise(grey, spec))

@@ -174,15 +174,7 @@ class AutoencoderEncoder(Encoder):
         if not wanted:
             return signals
         with torch.no_grad():
-            return signals | joined([self._part(part, sorted(wanted)) for part in self.seen(images).split(CHUNK)])
-
-    def seen(self, images: Float[Tensor, "n c *s"]) -> Float[Tensor, "n d *s"]:
-        """With the model's channels; grey on three channels is exactly what one channel gives."""
-        found = normalise(images, self.input)
-        if images.shape[1] == 3 and self.input.channels == 1:
-            grey = (images == images[:, :1]).flatten(1).all(dim=1)
-            return torch.where(grey.view(-1, *[1] * (found.ndim - 1)), images[:, :1], found)
-        return found.expand(-1, self.input.channels, *found.shape[2:])
+            return signals | joined([self._part(part, sorted(wanted)) for part in normalise(images, self.input).split(CHUNK)])
 
     def _part(self, images: Float[Tensor, "n c *s"], names: list[str]) -> dict[str, Tensor]:
         now = Pass(self._model, images)

@@ -16,6 +16,7 @@ from offmap.core.types import Signals
 from offmap.represent.autoencoder import AutoencoderEncoder
 from offmap.represent.digest import tensors_sha256
 from offmap.represent.elbo_slopes import alignments, decoder_weights
+from offmap.represent.layers import normalise
 from offmap.represent.likelihood import ELBO
 from offmap.represent.nets.autoencoder import VAE
 from offmap.represent.train.checkpoint import under
@@ -88,7 +89,7 @@ class WithCompanions(Encoder):
     def _made(self, images: Tensor, name: str) -> Tensor:
         base = base_of(name)
         if base == ALIGNMENT:
-            return alignments(self.model, self._own.seen(images), self._gradients)
+            return alignments(self.model, normalise(images, self._own.input), self._gradients)
         asked = f"elbo.parts{name.removeprefix(base)}"
         models = [self._background] if base == BACKGROUND else [self._own, *self._others]
         found = [one.encode(images, frozenset({asked}))[asked] for one in models if one is not None]

@@ -108,17 +108,9 @@ class DiffusionEncoder(Encoder):
         signals: dict[str, Tensor] = {"image": images} if "image" in needs else {}
         if not wanted:
             return signals
-        clean = self._clean(images)
+        clean = normalise(images, self.input)
         with torch.no_grad():
             return signals | joined([self._part(part, sorted(wanted)) for part in clean.split(CHUNK)])
-
-    def _clean(self, images: Float[Tensor, "n c *s"]) -> Float[Tensor, "n d *s"]:
-        """In [-1, 1]; grey on three channels is exactly what one channel gives, so that it has the same noise."""
-        seen = normalise(images, self.input)
-        if images.shape[1] == 3 and self.input.channels == 1:
-            grey = (images == images[:, :1]).flatten(1).all(dim=1)
-            seen = torch.where(grey.view(-1, *[1] * (seen.ndim - 1)), normalise(images[:, :1], self.input), seen)
-        return seen
 
     def _part(self, clean: Float[Tensor, "n c *s"], names: list[str]) -> dict[str, Tensor]:
         clean = self._laid_out(clean)

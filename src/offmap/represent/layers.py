@@ -44,6 +44,8 @@ def spatial_stats(maps: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c2"]:
 def normalise(images: Float[Tensor, "n c *s"], spec: Input) -> Float[Tensor, "n d *s"]:
     """``(x - mean) / std`` with the encoder's number of channels; grey is repeated, colour becomes BT.601 luma for grey encoders.
 
+    Grey on three channels is exactly what one channel gives, not luma rounded once more: noise may be drawn from the pixels.
+
     Raises:
         SignalError: neither 1 nor 3 channels.
     """
@@ -51,7 +53,9 @@ def normalise(images: Float[Tensor, "n c *s"], spec: Input) -> Float[Tensor, "n 
     if channels not in (1, 3):
         raise SignalError(f"images of shape {tuple(images.shape)} must have 1 or 3 channels on axis 1")
     if channels == 3 and spec.channels == 1:
-        images = torch.tensordot(images, images.new_tensor(LUMA), dims=([1], [0])).unsqueeze(1)
+        luma = torch.tensordot(images, images.new_tensor(LUMA), dims=([1], [0])).unsqueeze(1)
+        grey = (images == images[:, :1]).flatten(1).all(dim=1)
+        images = torch.where(grey.view(-1, *[1] * (images.ndim - 1)), images[:, :1], luma)
     shape = (1, -1) + (1,) * (images.ndim - 2)
     mean, std = images.new_tensor(spec.mean).view(shape), images.new_tensor(spec.std).view(shape)
     return (images - mean) / std

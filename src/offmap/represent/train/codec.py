@@ -9,7 +9,7 @@ from torch import Tensor
 
 from offmap.core.errors import ConfigError
 from offmap.represent.nets.latent import Codec, CodecShape
-from offmap.represent.train.judged import JudgedRun, Schedule, State, Watch
+from offmap.represent.train.judged import DescentRun, Schedule, State, Watch
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def losses(net: Codec, x: Float[Tensor, "n c *s"], kl: float, rng: torch.Generat
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Run(JudgedRun[Codec]):
+class _Run(DescentRun[Codec]):
     plan: CodecPlan
     seed: int
     train: Tensor

@@ -16,7 +16,7 @@ from offmap.represent.device import resolve_device
 from offmap.represent.digest import tensors_sha256
 from offmap.represent.nets.latent import Codec, coded
 from offmap.represent.nets.unet import EDMDenoiser, UNetShape, loss_weight
-from offmap.represent.train.judged import JudgedRun, Schedule, State, Watch
+from offmap.represent.train.judged import DescentRun, Schedule, State, Watch
 from offmap.represent.train.normal_images import divided, notes_on, require_usable
 from offmap.represent.train.parallel import ALONE, Crew
 from offmap.represent.train.planted import Trial
@@ -146,7 +146,7 @@ def train_diffusion(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Run(JudgedRun[EDMDenoiser]):
+class _Run(DescentRun[EDMDenoiser]):
     plan: DiffusionPlan
     seed: int
     train: Tensor

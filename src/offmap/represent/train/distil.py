@@ -13,7 +13,7 @@ from offmap.core.errors import DataError, SignalError
 from offmap.represent.layers import LUMA
 from offmap.represent.nets.student import Student, StudentShape
 from offmap.represent.proxy import phantom
-from offmap.represent.train.judged import JudgedRun, Schedule, State, Watch
+from offmap.represent.train.judged import DescentRun, Schedule, State, Watch
 from offmap.represent.train.planted import LESIONS
 from offmap.simulate.anomalies import ANOMALIES
 from offmap.simulate.corruptions import CORRUPTIONS, corrupt
@@ -161,7 +161,7 @@ def _asked(teacher: Teacher, images: Tensor) -> Float[Tensor, " n"]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Run(JudgedRun[Student]):
+class _Run(DescentRun[Student]):
     plan: Schedule
     seed: int
     lesson: Lesson

@@ -13,9 +13,9 @@ from offmap.core.encoder import Encoder
 from offmap.core.errors import DataError
 from offmap.represent.digest import tensors_sha256
 from offmap.represent.nets.feature_net import FeatureNet, Maps
-from offmap.represent.train.judged import JudgedRun, Schedule, State, Watch
+from offmap.represent.train.judged import DescentRun, Schedule, State, Watch
 from offmap.represent.train.normal_images import FEW, LEAST, notes_on, require_finite
-from offmap.represent.train.planted import Trial
+from offmap.represent.train.planted import Trial, area_of
 
 KEPT = 1 << 30
 """Bytes of maps that are kept; of more, each step asks the encoder again."""
@@ -148,7 +148,7 @@ def _check(images: Float[Tensor, "n c h w"], training: int) -> None:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Run(JudgedRun[N]):
+class _Run(DescentRun[N]):
     plan: Schedule
     seed: int
     train: Source
@@ -169,6 +169,4 @@ class _Run(JudgedRun[N]):
         rng = self.generator(1 << 31)
         losses = torch.stack([self.loss(average, maps, rng).float() for maps in self.normal])
         own, other = (torch.cat([average.of_image(average.oddness(maps)) for maps in part]).double() for part in (self.normal, self.odd))
-        difference = other[:, None] - own[None]
-        area = float((difference > 0).double().mean() + 0.5 * (difference == 0).double().mean())
-        return float(losses.mean()), area
+        return float(losses.mean()), area_of(own, other)

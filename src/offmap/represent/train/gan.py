@@ -171,9 +171,6 @@ class _Run(JudgedRun[AdversarialModel]):
         state.step += not math.isnan(value)
         return value
 
-    def step_loss(self, net: AdversarialModel, step: int) -> Tensor:
-        raise NotImplementedError("an adversarial step has two losses")
-
     def judged(self, average: AdversarialModel) -> tuple[float, float]:
         """The encoder's loss on held-out images, and the AUROC of the f-AnoGAN score."""
         average.eval()

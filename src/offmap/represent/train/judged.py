@@ -170,7 +170,7 @@ def _still(average: N, weights: dict[str, Tensor]) -> N:
 
 
 class JudgedRun(ABC, Generic[N]):
-    """One training: what a step's loss is, and how a checkpoint is judged.
+    """One training: what a step is, and how a checkpoint is judged.
 
     Attributes:
         plan: when it ends.
@@ -185,8 +185,11 @@ class JudgedRun(ABC, Generic[N]):
     criterion: str
 
     @abstractmethod
-    def step_loss(self, net: N, step: int) -> Tensor:
-        """Of the step's own batch; it depends on the seed and the step alone, so that a resumed run draws the same."""
+    def step(self, state: State[N]) -> float:
+        """One optimiser step; its loss, NaN where no step could be made.
+
+        What it draws depends on the seed and the number of the step alone, so that a resumed run draws the same.
+        """
 
     @abstractmethod
     def judged(self, average: N) -> tuple[float, float]:
@@ -195,27 +198,6 @@ class JudgedRun(ABC, Generic[N]):
     def generator(self, step: int) -> torch.Generator:
         """Randomness of one step; it depends on nothing that came before."""
         return generator_of(self.seed, step)
-
-    def step(self, state: State[N]) -> float:
-        """One optimiser step; its loss, NaN where no step could be made. Gradients are those of all processes of ``torchrun``."""
-        crew = Crew.present()
-        for group in state.optimiser.param_groups:
-            group["lr"] = self.plan.rate_at(state.step, state.seconds)
-        state.net.train()
-        state.optimiser.zero_grad()
-        loss = self.step_loss(state.net, state.step)
-        value = crew.mean(float(loss.detach()), loss.device)
-        if not math.isfinite(value):
-            return math.nan
-        loss.backward()
-        crew.average(state.net)
-        size = torch.nn.utils.clip_grad_norm_(state.net.parameters(), self.plan.clip)
-        if not bool(torch.isfinite(size)):
-            return math.nan
-        state.optimiser.step()
-        state.step += 1
-        checkpoint.follow(state.average, state.net, self.plan.average, state.step)
-        return value
 
     def check(self, state: State[N]) -> tuple[float, float]:
         """Held-out loss and area of the running mean, which is kept when the area has not fallen."""
@@ -259,6 +241,37 @@ class JudgedRun(ABC, Generic[N]):
             if state.waits >= self.plan.patience:
                 return [f"ended at step {state.step}: {self.criterion} were seen best at step {state.kept}, whose weights are kept"]
         return []
+
+
+class DescentRun(JudgedRun[N]):
+    """A training whose every step goes down one loss; gradients are the mean over all processes of ``torchrun``."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def step_loss(self, net: N, step: int) -> Tensor:
+        """Of the step's own batch; it depends on the seed and the step alone."""
+
+    def step(self, state: State[N]) -> float:
+        """One optimiser step; its loss, NaN where no step could be made."""
+        crew = Crew.present()
+        for group in state.optimiser.param_groups:
+            group["lr"] = self.plan.rate_at(state.step, state.seconds)
+        state.net.train()
+        state.optimiser.zero_grad()
+        loss = self.step_loss(state.net, state.step)
+        value = crew.mean(float(loss.detach()), loss.device)
+        if not math.isfinite(value):
+            return math.nan
+        loss.backward()
+        crew.average(state.net)
+        size = torch.nn.utils.clip_grad_norm_(state.net.parameters(), self.plan.clip)
+        if not bool(torch.isfinite(size)):
+            return math.nan
+        state.optimiser.step()
+        state.step += 1
+        checkpoint.follow(state.average, state.net, self.plan.average, state.step)
+        return value
 
 
 def _diverged(state: State[N], plan: Schedule) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 from offmap.represent.device import resolve_device
 from offmap.represent.digest import tensors_sha256
 from offmap.represent.nets.autoencoder import Autoencoder, autoencoder
-from offmap.represent.train.judged import JudgedRun, State, Watch
+from offmap.represent.train.judged import DescentRun, State, Watch
 from offmap.represent.train.normal_images import divided, notes_on, require_usable
 from offmap.represent.train.objectives import ReconstructionPlan
 from offmap.represent.train.planted import Trial
@@ -79,7 +79,7 @@ def train_reconstruction(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Run(JudgedRun[Autoencoder]):
+class _Run(DescentRun[Autoencoder]):
     plan: ReconstructionPlan
     seed: int
     train: Tensor

@@ -15,7 +15,7 @@ from offmap.core.errors import ConfigError, DataError
 from offmap.represent.device import resolve_device
 from offmap.represent.digest import tensors_sha256
 from offmap.represent.nets.synthetic_anomaly import Objective, SyntheticAnomalyNet, SyntheticAnomalyShape
-from offmap.represent.train.judged import JudgedRun, Schedule, State, Watch
+from offmap.represent.train.judged import DescentRun, Schedule, State, Watch
 from offmap.represent.train.normal_images import divided, notes_on, require_finite, require_usable
 from offmap.represent.train.trials import AUCp, HeldOutTask, Judge
 from offmap.simulate.lesions import foreground
@@ -156,7 +156,7 @@ def _check(images: Tensor, plan: SyntheticAnomalyPlan, which: str) -> None:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Run(JudgedRun[SyntheticAnomalyNet]):
+class _Run(DescentRun[SyntheticAnomalyNet]):
     plan: SyntheticAnomalyPlan
     seed: int
     train: list[Pixels]
