@@ -89,6 +89,15 @@ def test_the_gate_keeps_operator_sampler_and_prior_and_needs_nothing_else(gate: 
     assert "simulated with ct" in " ".join(again.card["limits"])
 
 
+def test_half_precision_is_a_setting_and_changes_scores_little(folder: Path, gate: Gate) -> None:
+    half = offmap.fit(
+        grey(30, 0), axes="NHW", recipe="klip", encoder=f"diffusion:{folder}", settings={**SETTINGS, "klip.precision": "bfloat16"}, jobs=0
+    )
+    assert half.encoder.sha256 != gate.encoder.sha256
+    ours, theirs = (one.score(grey(5, 2), axes="NHW").to_pandas()["score.klip"] for one in (half, gate))
+    assert ours.tolist() == pytest.approx(theirs.tolist(), rel=1e-2)
+
+
 def test_another_prior_is_refused(gate: Gate, tmp_path: Path) -> None:
     gate.save(tmp_path / "gate")
     other = DiffusionEncoder(EDMDenoiser(UNetShape(1, 2, (8, 8), 1), 0.3), SIDE)
@@ -195,6 +204,7 @@ def test_loading_tries_the_gate_out_with_few_passes(gate: Gate, tmp_path: Path, 
         ({"klip.sampler.step": "5"}, "did you mean 'steps'"),
         ({"klip.sampler.method": "emd"}, r"method = 'emd' is unknown; there are: ddpm, edm"),
         ({"klip.explained": "[4, 1]"}, "least < largest"),
+        ({"klip.precision": "float16"}, "float16"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_an_image_is_read(folder: Path, settings: dict[str, str], words: str) -> None:
