@@ -41,7 +41,7 @@ def test_a_generative_gate_shows_what_each_part_contributes(tmp_path: Path) -> N
     usual = gate.score(discs, jobs=0, use_cache=False).rows
     assert min(row["score"] for row in rows) > np.median([row["score"] for row in usual])
     parts = [name for name in rows[0] if name.startswith("score.generative_fusion.")]
-    assert [name.rpartition(".")[2] for name in parts] == ["reconstruction", "latent_distance", "likelihood_ratio", "gradient_norm"]
+    assert [name.rpartition(".")[2] for name in parts] == ["reconstruction", "dose", "complexity", "gradient_norm"]
     assert all(row[name] >= 0 for row in rows for name in parts)
 
 
