@@ -29,6 +29,7 @@ from offmap.benchmark.trial import peak
 from offmap.core import registry
 from offmap.core.detector import Detector, Fitted, missing
 from offmap.core.encoder import Encoder, Input
+from offmap.core.trainer import Examples
 from offmap.core.types import Signals, Source
 from offmap.datasets import local
 from offmap.pipeline import recipe as recipes
@@ -43,6 +44,7 @@ from offmap.represent.train.diffusion import DiffusionPlan, TrainedDiffusion, tr
 from offmap.represent.train.gan import GANPlan, TrainedGAN, train_gan
 from offmap.represent.train.objectives import AutoencoderPlan, DAEPlan, ReconstructionPlan, VAEPlan, VQVAEPlan
 from offmap.represent.train.reconstruction import TrainedAutoencoder, train_reconstruction
+from offmap.represent.trainers.latent_diffusion import LatentDiffusion
 from offmap.score.reconstruction import Reconstruction
 
 FORM_SEED = 0
@@ -50,7 +52,20 @@ FORM_SEED = 0
 BATCH = 32
 
 Plan = DiffusionPlan | GANPlan | ReconstructionPlan
-Model = TrainedDiffusion | TrainedGAN | TrainedAutoencoder
+
+
+@dataclass(frozen=True)
+class TrainedLatent:
+    """A codec and its diffusion model, as far as the table tells."""
+
+    steps: int
+    kept: int
+    area: float
+    rate: float
+    notes: tuple[str, ...]
+
+
+Model = TrainedDiffusion | TrainedGAN | TrainedAutoencoder | TrainedLatent
 
 FAMILIES: Mapping[str, Plan] = {
     "autoencoder": AutoencoderPlan(),
@@ -58,6 +73,7 @@ FAMILIES: Mapping[str, Plan] = {
     "dae": DAEPlan(),
     "diffusion": DiffusionPlan(),
     "gan": GANPlan(),
+    "latent_diffusion": LatentDiffusion(),
     "vae": VAEPlan(),
     "vq_vae": VQVAEPlan(),
 }
@@ -106,6 +122,8 @@ class Scored:
 
 def train(fit: Tensor, plan: Plan, beside: Beside, out: Path | None, seed: int) -> tuple[Model, Encoder]:
     """A model of the fit part, or the one in the folder; with a VAE, what stands beside it."""
+    if isinstance(plan, LatentDiffusion):
+        return latent(fit, plan, seed)
     if isinstance(plan, DiffusionPlan):
         found = train_diffusion(fit, plan, seed=seed, out=out, resume=True)
         return found, DiffusionEncoder(found.net, plan.size)
@@ -117,6 +135,17 @@ def train(fit: Tensor, plan: Plan, beside: Beside, out: Path | None, seed: int) 
         return restored, AutoencoderEncoder(restored.net)
     state = restored.net.state_dict() | train_beside(fit, plan, beside, seed=seed, out=out, resume=True)
     return restored, WithCompanions.rebuilt({"net": restored.net.shape.to_json()}, state)
+
+
+def latent(fit: Tensor, plan: LatentDiffusion, seed: int) -> tuple[Model, Encoder]:
+    """A codec and a diffusion model of its codes."""
+    start = time.perf_counter()
+    rows = torch.arange(len(fit))[-max(1, round(plan.held_out * len(fit))) :]
+    found = plan.train(Examples(fit, None, rows), seed=seed, device=torch.device("cpu"))
+    steps, kept, areas = (found.facts[key] for key in ("steps", "kept_step", "drawn_anomalies_auroc"))
+    area = areas[min(len(areas) - 1, kept // plan.check_every - 1)]
+    rate = (steps + plan.code_steps) * plan.batch / (time.perf_counter() - start)
+    return TrainedLatent(steps, kept, area, rate, tuple(found.warnings)), plan.open(0, found.state, device=torch.device("cpu"))
 
 
 def score(detector: Detector, encoder: Encoder, held_out: Tensor, test: Tensor, others: Mapping[str, Tensor]) -> Scored:
