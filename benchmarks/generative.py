@@ -306,7 +306,7 @@ def main() -> None:
     plan = replace(plan, size=args.size) if isinstance(plan, DiffusionPlan | GANPlan) else plan
     made = Made.now()
     rows = [row for own in args.sets.split(",") for seed in suite.seeds[: args.seeds] for row in run(suite, own, seed, plan, args)]
-    name = "generative" if args.family == "diffusion" else f"generative-{args.family}"
+    name = f"generative-{args.family}"
     write_csv(args.out / f"{name}.csv", rows)
     body = [*markdown(summary(rows)), "", *markdown(trainings(rows))]
     fused = against(rows, "generative_fusion", "elbo")
