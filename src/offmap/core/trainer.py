@@ -31,6 +31,21 @@ class Examples:
     check: Int64[Tensor, " m"]
 
 
+@dataclass(frozen=True)
+class Sheet:
+    """A picture by which a person judges a model.
+
+    Args:
+        picture: a PNG as ``data:`` address.
+        caption: what is what, and what a good one looks like.
+        made_up: the model made it of random numbers alone. Only such a picture may be kept in a gate: others show training images.
+    """
+
+    picture: str
+    caption: str
+    made_up: bool
+
+
 @dataclass(frozen=True, eq=False)
 class Trained:
     """What a training gave.
@@ -39,11 +54,13 @@ class Trained:
         state: named tensors, on the CPU, from which ``Trainer.open`` builds the network again.
         facts: JSON values for the gate's card, such as ``epochs``, ``kept_epoch``, ``validation_auroc``; no times.
         warnings: what the person who fits should know, in sentences.
+        sheets: pictures, where they help to judge the model.
     """
 
     state: Mapping[str, Tensor]
     facts: Mapping[str, Any]
     warnings: Sequence[str] = ()
+    sheets: Sequence[Sheet] = ()
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import offmap
 from offmap.core.encoder import Encoder
 from offmap.core.errors import ConfigError
 from offmap.core.signals import is_map
+from offmap.core.trainer import Sheet
 from offmap.core.types import NotAssessed, Source
 from offmap.explain.neighbours import Neighbours
 from offmap.pipeline import recipe as recipes
@@ -134,6 +135,7 @@ class Material:
         found, skipped: items, and files that were passed over.
         training: facts of the network's training, for the card; empty where it was there already.
         warnings: of the training.
+        sheets: pictures of the training, those among them that a gate does not keep.
     """
 
     data: Collected
@@ -142,6 +144,7 @@ class Material:
     skipped: int
     training: Mapping[str, Any] = field(default_factory=dict)
     warnings: Sequence[str] = ()
+    sheets: Sequence[Sheet] = ()
 
 
 def _plan(
@@ -219,12 +222,12 @@ def _train(
         raise ConfigError(f"recipe {plan.name} trains no network")
     parts = shares(max(trainers, key=lambda trainer: (trainer.labelled, trainer.share)), data, data.copies(), seed)
     made = [train_network(trainer, pixels, data, parts, seed=seed, device=where, progress=progress) for trainer in trainers]
-    stream = replace(stream, encoder=dressed(plan, _trained(plan, stream.encoder, [network for network, _, _ in made]), where))
+    stream = replace(stream, encoder=dressed(plan, _trained(plan, stream.encoder, [network for network, *_ in made]), where))
     kept, refused = fill(store, stream.encoder, pixels, parts.gate, stream.needs, maps, device=where, progress=progress)
     data.dropped.extend(NotAssessed(data.kept[row].item, reason) for row, reason in refused.items())
     facts = {**made[0][1], **({"second": made[1][1]} if len(made) > 1 else {})}
-    words = [word for _, _, some in made for word in some]
-    return stream, replace(read, used=data.of(kept), training=facts, warnings=words)
+    words, sheets = [word for *_, some, _ in made for word in some], [sheet for *_, some in made for sheet in some]
+    return stream, replace(read, used=data.of(kept), training=facts, warnings=words, sheets=sheets)
 
 
 def _trained(plan: Recipe, untrained: Encoder, networks: Sequence[Encoder]) -> Encoder:

@@ -13,7 +13,7 @@ from offmap.calibrate.split import split
 from offmap.core.duplicates import equal, join
 from offmap.core.encoder import Encoder
 from offmap.core.errors import ConfigError, DataError
-from offmap.core.trainer import Examples, Trainer
+from offmap.core.trainer import Examples, Sheet, Trainer
 from offmap.core.types import Signals
 from offmap.pipeline.collect import Collected, codes
 from offmap.pipeline.learn import MAP_ROWS, SMALLEST
@@ -126,11 +126,11 @@ def _too_few(trainer: Trainer, name: str, images: int, units: int) -> str:
 
 def train(
     trainer: Trainer, pixels: Pixels, data: Collected, parts: Shares, *, seed: int, device: torch.device, progress: Progress | None
-) -> tuple[TrainedEncoder, dict[str, Any], list[str]]:
+) -> tuple[TrainedEncoder, dict[str, Any], list[str], list[Sheet]]:
     """Train on the parts ``train`` and ``check``.
 
     Returns:
-        The network, facts for the card, warnings.
+        The network, facts for the card (with the pictures that a gate may keep), warnings, and all pictures.
 
     Raises:
         ConfigError: the training went astray.
@@ -148,15 +148,17 @@ def train(
     found = trainer.train(examples, seed=seed, device=device, progress=progress)
     seconds = round(time.monotonic() - start, 1)
     counts = {} if labels is None else dict(zip(names, np.bincount(labels[rows], minlength=len(names)).tolist(), strict=True))
+    kept = [{"picture": sheet.picture, "caption": sheet.caption} for sheet in found.sheets if sheet.made_up]
     facts = {
         "trainer": trainer.method(),
         "images": {"train": len(parts.train), "checkpoint": len(parts.check), "gate": len(parts.gate)},
         **({"classes": counts} if counts else {}),
         **found.facts,
+        **({"sheets": kept} if kept else {}),
         "seconds": seconds,
         "device": str(device),
     }
-    return TrainedEncoder(trainer, names, found.state, device=device), facts, list(found.warnings)
+    return TrainedEncoder(trainer, names, found.state, device=device), facts, list(found.warnings), list(found.sheets)
 
 
 def fill(

@@ -14,7 +14,7 @@ from typing import Any, TypeGuard
 from markupsafe import Markup
 
 from offmap.core.types import REASONS
-from offmap.report.training import figure
+from offmap.report.training import STEPS, course, figure, numbers
 from offmap.report.words import count, number, one_in, percent, printable
 
 LISTED = 20
@@ -53,12 +53,15 @@ class Section:
 
 def sections(card: Mapping[str, Any]) -> list[Section]:
     """The card as groups of lines; empty groups are left out."""
+    training = _mapping(card, "training")
+    second = _mapping(training, "second")
     made = [
         ("Gate", _gate(card)),
         ("In-distribution data", _data(_mapping(card, "data"))),
         ("Preparation of every image", _sentences(card, "prepare", "Step")),
         ("Encoder", _encoder(_mapping(card, "encoder"))),
-        ("Training of the network", _training(_mapping(card, "training"))),
+        ("Training of the network", _training(training)),
+        ("Training of the second network", _training(second)),
         *((f"Detector {d.get('name') or d.get('method') or i}", _detector(d)) for i, d in enumerate(_mappings(card, "detectors"), 1)),
         ("Cascade", _cascade(_mapping(card, "cascade"))),
         ("Evidence for the choice of detector", _evidence(_mapping(card, "evidence"))),
@@ -67,7 +70,7 @@ def sections(card: Mapping[str, Any]) -> list[Section]:
         ("Warnings", _sentences(card, "warnings", "Warning")),
         ("Further", _rest(card, _KNOWN)),
     ]
-    shown = {"Training of the network": figure(_mapping(card, "training"))}
+    shown = {"Training of the network": figure(training), "Training of the second network": figure(second)}
     return [Section(printable(title), tuple(map(_clean, entries)), shown.get(title, Markup(""))) for title, entries in made if entries]
 
 
@@ -176,20 +179,12 @@ _TRAINED = {
 }
 
 
-_COURSES = {
-    "loss": "Loss",
-    "held_out_loss": "Loss on unseen images",
-    "drawn_anomalies_auroc": "AUROC of drawn anomalies",
-    "codec_loss": "Loss of the codec",
-}
-
-
 def _courses(training: Mapping[str, Any]) -> list[Entry]:
     """What changed during a training: first, middle, last; all where there are few."""
     out = []
-    for key, term in _COURSES.items():
-        values = training.get(key)
-        if not isinstance(values, Sequence) or isinstance(values, str) or not values:
+    for key in training:
+        term, values = course(key), numbers(training[key])
+        if not term or not values:
             continue
         few = list(values) if len(values) <= 12 else [values[round(i * (len(values) - 1) / 11)] for i in range(12)]
         out.append(Entry(term, (" ".join(_show(v) for v in few),)))
@@ -199,14 +194,15 @@ def _courses(training: Mapping[str, Any]) -> list[Entry]:
 def _training(training: Mapping[str, Any]) -> list[Entry]:
     count, classes = _mapping(training, "images"), _mapping(training, "classes")
     words = {"train": "trained it", "checkpoint": "chose the checkpoint", "gate": "made the gate and trained nothing"}
+    drawn = {key for key in training if course(key) or key.endswith(STEPS)}
     shares = tuple(f"{_show(count[key])} {text}" for key, text in words.items() if key in count)
     return [
         *([Entry("Images", shares)] if shares else []),
         *([Entry("Classes", _first([f"{name}: {_show(n)}" for name, n in classes.items()]))] if classes else []),
         *_plain(training, _TRAINED),
         *_courses(training),
-        *([Entry("Samples", ("twelve pictures drawn by the model, on the page of a report",))] if "samples" in training else []),
-        *_rest(training, {*_TRAINED, *_COURSES, "images", "classes", "samples"}),
+        *([Entry("Pictures", ("made up by the model, on the page of a report",))] if {"samples", "sheets"} & training.keys() else []),
+        *_rest(training, {*_TRAINED, *drawn, "images", "classes", "samples", "sheets", "second"}),
     ]
 
 

@@ -1,7 +1,8 @@
-"""How a network was trained, as pictures on the page: its loss, and what it draws."""
+"""How networks were trained, as pictures on the page: losses, the criterion of the checkpoints, and what a person should look at."""
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
@@ -9,66 +10,177 @@ from markupsafe import Markup
 from offmap.report.words import number
 
 WIDTH, HEIGHT = 760, 280
-LEFT, RIGHT, TOP, BOTTOM = 84, 10, 30, 40
+LEFT, RIGHT, TOP, BOTTOM = 84, 14, 40, 44
 POINTS = 200
 """Points a line has at most."""
 
-CURVES = {"loss": "training", "held_out_loss": "unseen images"}
+LOSSES = {"loss": "training images", "held_out_loss": "unseen images"}
+CRITERIA = {
+    "drawn_anomalies_auroc": "AUROC of anomalies drawn into unseen images: 1 = all found, 0.5 = chance",
+    "held_out_task_auroc": "AUROC of a task that trains nothing: 1 = all found, 0.5 = chance",
+    "validation_auroc": "AUROC of the classes of unseen images: 1 = all right, 0.5 = chance",
+    "student_agreement": "rank correlation of student and teacher on unseen images: 1 = same order",
+}
+"""By what checkpoints are chosen."""
+
+COURSES = {
+    "held_out_loss": "Loss on unseen images",
+    "loss": "Loss",
+    "drawn_anomalies_auroc": "AUROC of drawn anomalies",
+    "held_out_task_auroc": "AUROC of the held-out task",
+    "student_agreement": "Agreement of student and teacher",
+}
+"""What changes over a training, longest names first where one ends as another does."""
+
+STEPS = "checked_steps"
+SAMPLES = "Drawn by the model from noise. They should look like the training images, and not all alike."
+PNG = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]+={0,2}")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a chart.
+
+    Args:
+        at: steps, rising.
+        values: at these.
+        name: in words.
+    """
+
+    at: Sequence[float]
+    values: Sequence[float]
+    name: str
 
 
 def figure(training: Mapping[str, Any]) -> Markup:
-    """The loss at each checkpoint, and samples of the model; empty where the card has neither."""
-    return loss(training) + samples(training)
+    """Curves of each network, and pictures; empty where the card has neither."""
+    return curves(training) + pictures(training)
 
 
-def loss(training: Mapping[str, Any]) -> Markup:
-    """Lines of the losses, one above the other, as an ``<svg>`` element."""
-    lines = {name: _numbers(training.get(name)) for name in CURVES}
-    values = [value for line in lines.values() for value in line]
-    if min(map(len, lines.values())) < 2:
-        return Markup("")
-    low, high = min(values), max(values)
-    high = high if high > low else low + 1.0
-    marks = [
-        Markup('<text class="h-num" x="{}" y="{}" text-anchor="end">{}</text>').format(LEFT - 6, _y(value, low, high) + 5, number(value))
-        for value in (low, high)
-    ]
-    for i, (name, line) in enumerate(lines.items()):
-        thin = line[:: max(1, len(line) // POINTS)]
-        points = " ".join(f"{_x(k / (len(thin) - 1))},{_y(value, low, high)}" for k, value in enumerate(thin))
-        marks.append(Markup('<polyline class="t-line t{}" points="{}"/>').format(i, points))
-        marks.append(
-            Markup('<text class="h-num" x="{}" y="{}">{}</text>').format(LEFT + 8 + 170 * i, 18, ("\u2014 ", "- - ")[i] + CURVES[name])
+def curves(training: Mapping[str, Any]) -> Markup:
+    """A chart of the losses of each network that was trained, and one of each criterion."""
+    out = [
+        chart(
+            _lines(training, {before + name: words for name, words in LOSSES.items()}, before + STEPS),
+            f"Loss of the {before.rstrip('_').replace('_', ' ') or 'network'}",
+            kept=None if before else _kept(training),
         )
-    marks.append(
-        Markup('<text class="h-label" x="{}" y="{}" text-anchor="middle">training, from start to end</text>').format(WIDTH // 2, HEIGHT - 6)
-    )
-    label = "Loss of the network over its training"
-    return Markup('<svg class="hist" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
-        WIDTH, HEIGHT, label, Markup("").join(marks)
-    )
+        for before in _networks(training)
+    ]
+    for name, words in CRITERIA.items():
+        steps = "student_" + STEPS if name.startswith("student_") else STEPS
+        kept = None if name.startswith("student_") else _kept(training)
+        out.append(chart(_lines(training, {name: ""}, steps), words[0].upper() + words[1:], kept=kept, ends=(0.5, 1.0)))
+    return Markup("").join(out)
 
 
-def samples(training: Mapping[str, Any]) -> Markup:
-    """The sheet of samples; empty where the card holds no PNG."""
-    sheet = training.get("samples")
-    if not isinstance(sheet, str) or not re.fullmatch(r"data:image/png;base64,[A-Za-z0-9+/]+={0,2}", sheet):
-        return Markup("")
-    words = "Drawn by the model from noise: what it takes for usual. They should look like the training images."
-    return Markup(
-        '<figure class="samples"><img src="{}" alt="Pictures drawn by the model"><figcaption class="small">{}</figcaption></figure>'
-    ).format(sheet, words)
+def course(key: str) -> str:
+    """``codec_loss`` as "Loss of the codec"; empty for what is no course."""
+    for name, term in COURSES.items():
+        if key == name:
+            return term
+        if key.endswith("_" + name):
+            return f"{term} of the {key[: -len(name) - 1].replace('_', ' ')}"
+    return ""
 
 
-def _numbers(values: Any) -> list[float]:
+def numbers(values: Any) -> list[float]:
+    """Those among the values of a card's list; empty where it is none."""
     if not isinstance(values, Sequence) or isinstance(values, str):
         return []
     return [float(v) for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
 
 
-def _x(share: float) -> float:
-    return round(LEFT + share * (WIDTH - LEFT - RIGHT), 1)
+def _networks(training: Mapping[str, Any]) -> list[str]:
+    """What stands before the facts of each network, that of the gate first."""
+    ends = [key[: -len("loss")] for key in training if key.endswith("loss") and not key.endswith("held_out_loss")]
+    return sorted((name for name in ends if name == "" or name.endswith("_")), key=bool)
 
 
-def _y(value: float, low: float, high: float) -> float:
-    return round(TOP + (high - value) / (high - low) * (HEIGHT - TOP - BOTTOM), 1)
+def _kept(training: Mapping[str, Any]) -> float | None:
+    found = numbers([training.get("kept_step", training.get("kept_epoch"))])
+    return found[0] if found else None
+
+
+def _lines(training: Mapping[str, Any], names: Mapping[str, str], steps: str) -> list[Line]:
+    at, out = numbers(training.get(steps)), []
+    for key, words in names.items():
+        values = numbers(training.get(key))
+        places = at if len(at) == len(values) else [float(i + 1) for i in range(len(values))]
+        thin = slice(None, None, max(1, len(values) // POINTS))
+        if len(values) > 1:
+            out.append(Line(places[thin], values[thin], words))
+    return out
+
+
+def chart(lines: Sequence[Line], title: str, *, kept: float | None = None, ends: tuple[float, ...] = ()) -> Markup:
+    """Lines over the steps of a training, as an ``<svg>`` element; empty where there is none.
+
+    Args:
+        kept: step that is marked.
+        ends: values that the axis holds in any case.
+    """
+    if not lines:
+        return Markup("")
+    values = [*ends, *(value for line in lines for value in line.values)]
+    low, high = min(values), max(values)
+    high = high if high > low else low + 1.0
+    first, last = min(line.at[0] for line in lines), max(line.at[-1] for line in lines)
+    last = last if last > first else first + 1.0
+
+    def x(step: float) -> float:
+        return round(LEFT + (step - first) / (last - first) * (WIDTH - LEFT - RIGHT), 1)
+
+    def y(value: float) -> float:
+        return round(TOP + (high - value) / (high - low) * (HEIGHT - TOP - BOTTOM), 1)
+
+    marks = [_level(y(value), value) for value in (low, (low + high) / 2, high)]
+    if kept is not None and first <= kept <= last:
+        marks += _mark(x(kept))
+    for i, line in enumerate(lines):
+        points = " ".join(f"{x(step)},{y(value)}" for step, value in zip(line.at, line.values, strict=True))
+        marks.append(Markup('<polyline class="t-line t{}" points="{}"/>').format(i, points))
+        if line.name:
+            sign = ("\u2014", "- -")[i % 2]
+            marks.append(Markup('<text class="h-num" x="{}" y="20">{} {}</text>').format(LEFT + 190 * i, sign, line.name))
+    marks += [_step(x(first), first, "start"), _step(x(last), last, "end")]
+    drawn = Markup('<svg class="hist" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
+        WIDTH, HEIGHT, title, Markup("").join(marks)
+    )
+    return Markup('<figure class="curve"><figcaption class="small">{}</figcaption>{}</figure>').format(title, drawn)
+
+
+def _level(y: float, value: float) -> Markup:
+    line = Markup('<line class="h-grid" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(LEFT, WIDTH - RIGHT, y, y)
+    return line + Markup('<text class="h-num" x="{}" y="{}" text-anchor="end">{}</text>').format(LEFT - 8, y + 5, number(value))
+
+
+def _mark(x: float) -> list[Markup]:
+    anchor = "end" if x > WIDTH / 2 else "start"
+    line = Markup('<line class="h-tick" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(x, x, TOP, HEIGHT - BOTTOM)
+    words = Markup('<text class="h-mark" x="{}" y="{}" text-anchor="{}">kept</text>')
+    return [line, words.format(x + (6 if anchor == "start" else -6), HEIGHT - BOTTOM - 8, anchor)]
+
+
+def _step(x: float, step: float, anchor: str) -> Markup:
+    words = f"{'step or epoch ' if anchor == 'start' else ''}{number(step)}"
+    return Markup('<text class="h-num" x="{}" y="{}" text-anchor="{}">{}</text>').format(x, HEIGHT - BOTTOM + 24, anchor, words)
+
+
+def pictures(training: Mapping[str, Any]) -> Markup:
+    """The sheets of the card, each with its caption."""
+    given = training.get("sheets")
+    sheets = [s for s in given if isinstance(s, Mapping)] if isinstance(given, Sequence) and not isinstance(given, str) else []
+    found = [(s.get("picture"), str(s.get("caption", ""))) for s in sheets]
+    return sheets_of([*found, (training.get("samples"), SAMPLES)])
+
+
+def sheets_of(given: Sequence[tuple[Any, str]]) -> Markup:
+    """Pictures with captions; what is no PNG is left out."""
+    return Markup("").join(
+        Markup('<figure class="samples"><img src="{}" alt="{}"><figcaption class="small">{}</figcaption></figure>').format(
+            picture, caption, caption
+        )
+        for picture, caption in given
+        if isinstance(picture, str) and PNG.fullmatch(picture)
+    )

@@ -126,10 +126,13 @@ class DAEPlan(ReconstructionPlan):
             )
 
     def losses(self, net: Autoencoder, clean: Float[Tensor, "n c *s"], rng: torch.Generator) -> Float[Tensor, " n"]:
-        noise = coarse_noise(tuple(clean.shape), deviation=self.noise, grid=self.grid, generator=rng).to(clean)
-        noised = clean + noise * foreground(clean, self.background)
-        found: Restored = net(noised)
+        found: Restored = net(self.noised(clean, rng))
         return surprise((found.images - clean).square().flatten(1).mean(dim=1))
+
+    def noised(self, clean: Float[Tensor, "n c *s"], rng: torch.Generator) -> Float[Tensor, "n c *s"]:
+        """With coarse noise on the foreground."""
+        noise = coarse_noise(tuple(clean.shape), deviation=self.noise, grid=self.grid, generator=rng).to(clean)
+        return clean + noise * foreground(clean, self.background)
 
     def oddness(self, net: Autoencoder, images: Float[Tensor, "n c *s"]) -> Float[Tensor, " n"]:
         return absolute(images, net(images)).flatten(1).mean(dim=1)

@@ -1,12 +1,11 @@
 """What trainers have in common whose network learns the feature maps of a frozen encoder."""
 
 import json
-import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -21,7 +20,8 @@ from offmap.represent.nets.feature_net import FeatureNet, Shapes
 from offmap.represent.open import open_encoder, rebuild
 from offmap.represent.train.checkpoint import under
 from offmap.represent.train.features import train_on_features
-from offmap.represent.train.judged import Judged, Schedule
+from offmap.represent.train.followed import Followed
+from offmap.represent.train.judged import Schedule
 from offmap.represent.train.normal_images import LEAST
 
 WEAK = 0.6
@@ -102,28 +102,18 @@ class OnFeatures(Schedule, Trainer):
         return rebuild(config, kept or None, given=None if kept else self.base, device=str(device))
 
     def train(self, data: Examples, *, seed: int, device: torch.device, progress: Event | None = None) -> Trained:
-        checks: list[Judged] = []
-
-        def tell(now: Judged) -> None:
-            if now.step % self.check_every and now.done < 1:
-                return
-            checks.append(now)
-            if progress is not None:
-                values: dict[str, Any] = {"loss": now.loss, "held_out_loss": now.held_out, "drawn_anomalies_auroc": now.area}
-                told = {k: round(v, 4) for k, v in values.items() if math.isfinite(v)}
-                progress({"event": "train", "done": now.step, "total": self.steps, **told})
+        follow = Followed(self.check_every, self.steps, progress)
 
         base = _opened(self.base, self.size, str(device))
         layers = read_layers_of(base, self.reads, self.depth)
         net = self.network(shapes_of(base, layers, device), torch.Generator().manual_seed(seed))
-        found = train_on_features(net, base, layers, data.images, data.check, self, seed=seed, device=device, progress=tell)
+        found = train_on_features(net, base, layers, data.images, data.check, self, seed=seed, device=device, progress=follow)
         facts = {
             "base": base.name,
             "layers": list(layers),
             "steps": found.steps,
             "kept_step": found.kept,
-            "drawn_anomalies_auroc": [round(now.area, 4) for now in checks if math.isfinite(now.area)],
-            "held_out_loss": [round(now.held_out, 4) for now in checks if math.isfinite(now.held_out)],
+            **follow.facts(),
         }
         weak = f"The network hardly finds anomalies that were drawn into unseen images: AUROC {found.area:.2f}; train on more images"
         return Trained(_kept(found.net, base), facts, [*found.notes, *([weak] if found.area < WEAK else [])])

@@ -1,9 +1,8 @@
 """What trainers of networks that restore images share."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -11,14 +10,15 @@ from torch import Tensor
 
 from offmap.core.encoder import Encoder, Input
 from offmap.core.errors import BundleError, ConfigError
-from offmap.core.trainer import Event, Examples, Trained, Trainer
+from offmap.core.trainer import Event, Examples, Sheet, Trained, Trainer
 from offmap.represent.autoencoder import AutoencoderEncoder
 from offmap.represent.layers import normalise
-from offmap.represent.nets.autoencoder import AutoencoderShape, autoencoder
-from offmap.represent.train.judged import Judged
+from offmap.represent.nets.autoencoder import Autoencoder, AutoencoderShape, autoencoder
+from offmap.represent.train.followed import Followed
 from offmap.represent.train.normal_images import LEAST
 from offmap.represent.train.objectives import ReconstructionPlan
 from offmap.represent.train.reconstruction import train_reconstruction
+from offmap.represent.train.samples import COLUMNS, compared
 
 WEAK = 0.6
 """AUROC of drawn anomalies below which the card warns."""
@@ -66,26 +66,26 @@ class ReconstructionTrainer(ReconstructionPlan, Trainer):
         return found.expand(-1, self.channels, *found.shape[2:])
 
     def train(self, data: Examples, *, seed: int, device: torch.device, progress: Event | None = None) -> Trained:
-        checks: list[Judged] = []
+        follow = Followed(self.check_every, self.steps, progress, figures=5)
 
-        def tell(now: Judged) -> None:
-            if now.step % self.check_every and now.done < 1:
-                return
-            checks.append(now)
-            if progress is not None:
-                values: dict[str, Any] = {"loss": now.loss, "held_out_loss": now.held_out, "drawn_anomalies_auroc": now.area}
-                told = {k: round(v, 5) for k, v in values.items() if math.isfinite(v)}
-                progress({"event": "train", "done": now.step, "total": self.steps, **told})
-
-        found = train_reconstruction(self.seen(data.images), self, seed=seed, device=str(device), held_out=data.check, progress=tell)
-        facts = {
-            "steps": found.steps,
-            "kept_step": found.kept,
-            "drawn_anomalies_auroc": [round(now.area, 4) for now in checks if math.isfinite(now.area)],
-            "held_out_loss": [round(now.held_out, 5) for now in checks if math.isfinite(now.held_out)],
-        }
+        found = train_reconstruction(self.seen(data.images), self, seed=seed, device=str(device), held_out=data.check, progress=follow)
+        facts = {"steps": found.steps, "kept_step": found.kept, **follow.facts()}
         weak = (
             f"The network hardly finds anomalies that were drawn into unseen images: AUROC {found.area:.2f}; train longer or on more images"
         )
         state = {name: value.detach().cpu() for name, value in found.net.state_dict().items()}
-        return Trained(state, facts, [*found.notes, *([weak] if found.area < WEAK else [])])
+        with torch.no_grad():
+            sheets = self._sheets(found.net, self.seen(data.images[data.check[:COLUMNS]]), seed)
+        return Trained(state, facts, [*found.notes, *([weak] if found.area < WEAK else [])], sheets)
+
+    def _sheets(self, net: Autoencoder, own: Float[Tensor, "n c *s"], seed: int) -> list[Sheet]:
+        """Pictures of a trained network.
+
+        Args:
+            own: some images that trained nothing, in [0, 1].
+        """
+        words = (
+            "Above, images that trained nothing; below, what the network makes of them. View, posture and size should be the same; "
+            "blurred is usual, for what is fine is not kept."
+        )
+        return [compared([2 * own - 1, 2 * net(own).images - 1], words)]

@@ -16,7 +16,7 @@ from offmap.represent.nets.unet import EDMDenoiser, UNetShape
 from offmap.represent.train.diffusion import DiffusionPlan, train_diffusion
 from offmap.represent.train.followed import Followed
 from offmap.represent.train.normal_images import LEAST
-from offmap.represent.train.samples import COLUMNS, ROWS, draw, sheet
+from offmap.represent.train.samples import COLUMNS, ROWS, draw, made_up
 
 WEAK = 0.6
 """AUROC of drawn anomalies below which the card warns."""
@@ -89,10 +89,10 @@ class Diffusion(DiffusionPlan, Trainer):
             grey, self, seed=seed, device=where, held_out=data.check, labels=labels, label_dropout=label_dropout, progress=follow
         )
         shown = draw(found.net, tuple(grey.shape[1:]), count=COLUMNS * ROWS, seed=seed, device=torch.device("cpu"))
-        facts = {"steps": found.steps, "kept_step": found.kept, **follow.curve, "samples": sheet(shown)}
+        facts = {"steps": found.steps, "kept_step": found.kept, **follow.facts()}
         state = {name: value.detach().cpu() for name, value in found.net.state_dict().items()}
         state[SIGMA] = torch.tensor(found.net.sigma_data, dtype=torch.float64)
-        return Trained(state, facts, [*found.notes, *weak(found.area)])
+        return Trained(state, facts, [*found.notes, *weak(found.area)], [made_up(shown, "Drawn by the model from noise.")])
 
 
 def weak(area: float) -> list[str]:

@@ -1,6 +1,5 @@
 """An adversarial model with an encoder, trained from scratch on normal images; for the methods f_anogan and ganomaly."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,13 +9,15 @@ from torch import Tensor
 
 from offmap.core.encoder import Encoder, Input
 from offmap.core.errors import BundleError, ConfigError
-from offmap.core.trainer import Event, Examples, Trained, Trainer
+from offmap.core.trainer import Event, Examples, Sheet, Trained, Trainer
 from offmap.represent.gan import GANEncoder
 from offmap.represent.layers import normalise
 from offmap.represent.nets.gan import AdversarialModel
+from offmap.represent.train.followed import Followed
 from offmap.represent.train.gan import GANPlan, train_gan
 from offmap.represent.train.judged import Judged
 from offmap.represent.train.normal_images import LEAST
+from offmap.represent.train.samples import COLUMNS, ROWS, compared, made_up
 
 WEAK = 0.6
 """AUROC of drawn anomalies below which the card warns."""
@@ -58,22 +59,27 @@ class GAN(GANPlan, Trainer):
             raise ConfigError(str(error)) from error
 
     def train(self, data: Examples, *, seed: int, device: torch.device, progress: Event | None = None) -> Trained:
-        areas: list[float] = []
+        critic = Followed(self.check_every, self.steps, progress, criterion=None, what="critic")
+        encoder = Followed(self.check_every, self.steps, progress)
 
         def tell(now: Judged) -> None:
-            if now.step % self.check_every and now.done < 1:
-                return
-            areas.extend([round(now.area, 4)] if math.isfinite(now.area) else [])
-            if progress is not None:
-                values = {"loss": now.loss, "held_out_loss": now.held_out, "drawn_anomalies_auroc": now.area}
-                told = {k: round(v, 4) for k, v in values.items() if math.isfinite(v)}
-                progress({"event": "train", "done": now.step, "total": self.steps, **told})
+            (encoder if now.done > 1 - self.encoding else critic)(now)
 
         grey = normalise(data.images, Input(self.size, self.channels, (0.0,) * self.channels, (1.0,) * self.channels))
         found = train_gan(grey, self, seed=seed, device=str(device), held_out=data.check, progress=tell)
-        facts = {"steps": found.steps, "kept_step": found.kept, "drawn_anomalies_auroc": areas}
+        facts = {"steps": found.steps, "kept_step": found.kept, **encoder.facts(), **critic.facts()}
         weak = (
             f"The model hardly finds anomalies that were drawn into unseen images: AUROC {found.area:.2f}; train longer or on more images"
         )
         state = {name: value.detach().cpu() for name, value in found.model.state_dict().items()}
-        return Trained(state, facts, [*found.notes, *([weak] if found.area < WEAK else [])])
+        return Trained(state, facts, [*found.notes, *([weak] if found.area < WEAK else [])], _sheets(found.model, grey[data.check], seed))
+
+
+def _sheets(model: AdversarialModel, held_out: Tensor, seed: int) -> list[Sheet]:
+    """What the generator draws, and what it makes of images that trained nothing."""
+    own = 2 * held_out[:COLUMNS] - 1
+    codes = torch.randn(COLUMNS * ROWS, model.shape.latent, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        drawn, back = model.generator(codes), model.generator(model.encoder(own))
+    words = "Above, images that trained nothing; below, what the generator makes of their codes. Same view, posture and size is good."
+    return [made_up(drawn, "Drawn by the generator from random codes."), compared([own, back], words)]

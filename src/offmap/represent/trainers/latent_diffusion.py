@@ -18,7 +18,7 @@ from offmap.represent.train.codec import CodecPlan, train_codec
 from offmap.represent.train.diffusion import DiffusionPlan, train_diffusion
 from offmap.represent.train.followed import Followed
 from offmap.represent.train.normal_images import LEAST
-from offmap.represent.train.samples import COLUMNS, ROWS, draw, sheet
+from offmap.represent.train.samples import COLUMNS, ROWS, compared, draw, made_up
 from offmap.represent.trainers.diffusion import SIGMA, taken, weak
 
 
@@ -90,7 +90,7 @@ class LatentDiffusion(DiffusionPlan, Trainer):
         own = torch.ones(len(grey), dtype=torch.bool)
         own[data.check] = False
         first, follow = (
-            Followed(self.check_every, total, progress, judged=False),
+            Followed(self.check_every, total, progress, criterion=None, what="codec"),
             Followed(self.check_every, total, progress, self.code_steps),
         )
         plan = self._code_plan()
@@ -100,13 +100,17 @@ class LatentDiffusion(DiffusionPlan, Trainer):
         codes = tuple(coded(net, 2 * grey[:1] - 1, torch.device("cpu")).shape[1:])
         drawn = draw(found.net, codes, count=COLUMNS * ROWS, seed=seed, device=torch.device("cpu"))
         with torch.no_grad():
-            samples = sheet(net.decode(drawn, tuple(grey.shape[2:])))
-        facts = {"steps": found.steps, "kept_step": found.kept, **follow.curve, "samples": samples}
-        facts |= {"codec_loss": first.curve["loss"], "codec_error": round(codec.error, 4), "code_shape": list(codes)}
+            shown = net.decode(drawn, tuple(grey.shape[2:]))
+            own = 2 * grey[data.check][:COLUMNS] - 1
+            back = net.restored(net.posterior(own)[0], tuple(own.shape[2:]))
+        facts = {"steps": found.steps, "kept_step": found.kept, **follow.facts(), **first.facts()}
+        facts |= {"codec_error": round(codec.error, 4), "code_shape": list(codes)}
         state = {CODEC + k: v.detach().cpu() for k, v in net.state_dict().items()}
         state |= {NET + k: v.detach().cpu() for k, v in found.net.state_dict().items()}
         state[SIGMA] = torch.tensor(found.net.sigma_data, dtype=torch.float64)
-        return Trained(state, facts, [*codec.notes, *found.notes, *weak(found.area)])
+        kept = "Above, images that trained nothing; below, what is left of them in codes. What is lost there is never seen."
+        sheets = [made_up(shown, "Drawn by the model from noise, as codes, and decoded."), compared([own, back], kept)]
+        return Trained(state, facts, [*codec.notes, *found.notes, *weak(found.area)], sheets)
 
     def _code_plan(self) -> CodecPlan:
         """The codec is trained as the diffusion model is, in steps of its own."""

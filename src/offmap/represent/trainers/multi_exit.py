@@ -12,6 +12,8 @@ from offmap.core.encoder import Encoder, Input
 from offmap.core.errors import ConfigError
 from offmap.core.trainer import Event, Examples, Trained, Trainer
 from offmap.represent.nets.multi_exit import DEPTHS, MultiExitResNet
+from offmap.represent.train.followed import Followed
+from offmap.represent.train.judged import Judged
 from offmap.represent.train.multi_exit import ExitPlan, train_multi_exit, with_own_exits
 
 WEAK = 0.7
@@ -76,15 +78,12 @@ class MultiExit(ExitPlan, Trainer):
     def train(self, data: Examples, *, seed: int, device: torch.device, progress: Event | None = None) -> Trained:
         if data.labels is None:
             raise ConfigError("train:multi_exit needs a label for each image")
-        losses: list[float] = []
+        follow = Followed(1, self.epochs, progress, criterion="validation_auroc")
 
         def tell(epoch: int, loss: float, area: float) -> None:
             if not math.isfinite(loss):
                 raise ConfigError(f"training went astray: the loss of epoch {epoch + 1} is {loss}; lower --set train.rate={self.rate}")
-            losses.append(round(loss, 4))
-            if progress is not None:
-                now = {"event": "train", "done": epoch + 1, "total": self.epochs}
-                progress({**now, "loss": losses[-1], "validation_auroc": round(area, 4)})
+            follow(Judged(epoch + 1, loss, math.nan, area, (epoch + 1) / self.epochs))
 
         found = train_multi_exit(
             data.images,
@@ -99,11 +98,6 @@ class MultiExit(ExitPlan, Trainer):
             held_out=data.check,
         )
         best = found.areas[found.epoch]
-        facts = {
-            "epochs": self.epochs,
-            "kept_epoch": found.epoch + 1,
-            "validation_auroc": [round(area, 4) for area in found.areas],
-            "loss": losses,
-        }
+        facts = {"epochs": self.epochs, "kept_epoch": found.epoch + 1, **follow.facts()}
         weak = f"The network hardly learnt its classes: validation AUROC {best:.2f}; more images, more epochs or other labels are needed"
         return Trained({k: v.detach().cpu() for k, v in found.net.state_dict().items()}, facts, [weak] if best < WEAK else [])

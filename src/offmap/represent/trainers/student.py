@@ -1,7 +1,7 @@
 """A diffusion model, and a student that learns its score: the gate keeps the student alone, which takes one cheap pass."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -74,7 +74,7 @@ class DistilledDiffusion(Diffusion):
         seen = _scaled(data.images, encoder)
         own = torch.ones(len(seen), dtype=torch.bool)
         own[data.check] = False
-        follow = Followed(self.check_every, None, progress, self.steps or 0, judged=False)
+        follow = Followed(self.check_every, None, progress, self.steps or 0, "student_agreement", "student")
         plan = Schedule(steps=self.student_steps, batch=self.batch, rate=self.rate, precision=self.precision, check_every=self.check_every)
         found = distil(
             norm_distance(encoder, seen[data.check]),
@@ -85,13 +85,13 @@ class DistilledDiffusion(Diffusion):
             variants=self.variants,
             seed=seed,
             device=device,
-            progress=follow,
+            progress=lambda now: follow(replace(now, area=2 * now.area - 1)),
         )
-        facts = {**taught.facts, "student_loss": follow.curve["loss"], "rank_correlation_with_teacher": round(found.agreement, 4)}
+        facts = {**taught.facts, **follow.facts(), "rank_correlation_with_teacher": round(found.agreement, 4)}
         facts["rank_correlation_on_usual_images"] = round(found.usual, 4)
         unlike = f"The student ranks images unlike its teacher: rank correlation {found.agreement:.2f}; give student_steps or variants more"
         words = [*taught.warnings, *found.notes, *([unlike] if found.agreement < UNLIKE else [])]
-        return Trained({name: value.detach().cpu() for name, value in found.net.state_dict().items()}, facts, words)
+        return Trained({name: value.detach().cpu() for name, value in found.net.state_dict().items()}, facts, words, taught.sheets)
 
 
 def _scaled(images: Float[Tensor, "n c h w"], encoder: Encoder) -> Float[Tensor, "n d h w"]:

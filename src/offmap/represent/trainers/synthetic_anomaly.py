@@ -1,23 +1,25 @@
 """A network trained from scratch to find what was put into normal images: FPI, PII, NSA, CutPaste, many tasks."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from offmap.core.encoder import Encoder, Input
 from offmap.core.errors import BundleError, ConfigError
-from offmap.core.trainer import Event, Examples, Trained, Trainer
+from offmap.core.trainer import Event, Examples, Sheet, Trained, Trainer
 from offmap.represent.layers import normalise
 from offmap.represent.nets.synthetic_anomaly import SyntheticAnomalyNet
 from offmap.represent.synthetic_anomaly import SyntheticAnomalyEncoder
-from offmap.represent.train.judged import Judged
+from offmap.represent.train.followed import Followed
 from offmap.represent.train.normal_images import LEAST
+from offmap.represent.train.samples import COLUMNS, compared
 from offmap.represent.train.synthetic_anomaly import SyntheticAnomalyPlan, train_synthetic_anomaly
-from offmap.simulate.tasks import SMALLEST
+from offmap.represent.train.trials import HeldOutTask, maps_of
+from offmap.simulate.tasks import SMALLEST, TASKS
 
 WEAK = 0.6
 """Area on the held-out task below which the card warns."""
@@ -67,28 +69,27 @@ class SyntheticAnomaly(SyntheticAnomalyPlan, Trainer):
             raise ConfigError(str(error)) from error
 
     def train(self, data: Examples, *, seed: int, device: torch.device, progress: Event | None = None) -> Trained:
-        checks: list[Judged] = []
-
-        def tell(now: Judged) -> None:
-            if now.step % self.check_every and now.done < 1:
-                return
-            checks.append(now)
-            if progress is not None:
-                values: dict[str, Any] = {"loss": now.loss, "held_out_loss": now.held_out, "held_out_task_auroc": now.area}
-                told = {k: round(v, 4) for k, v in values.items() if math.isfinite(v)}
-                progress({"event": "train", "done": now.step, "total": self.steps, **told})
+        follow = Followed(self.check_every, self.steps, progress, criterion="held_out_task_auroc")
 
         seen = normalise(data.images, Input(self.size, self.channels, (0.0,) * self.channels, (1.0,) * self.channels))
-        found = train_synthetic_anomaly(seen, self, seed=seed, device=str(device), held_out=data.check, progress=tell)
-        facts = {
-            "steps": found.steps,
-            "kept_step": found.kept,
-            "held_out_task_auroc": [round(now.area, 4) for now in checks if math.isfinite(now.area)],
-            "held_out_loss": [round(now.held_out, 4) for now in checks if math.isfinite(now.held_out)],
-        }
+        found = train_synthetic_anomaly(seen, self, seed=seed, device=str(device), held_out=data.check, progress=follow)
+        facts = {"steps": found.steps, "kept_step": found.kept, **follow.facts()}
         weak = (
             f"The network hardly finds what the task {self.held_out_task}, which it was not trained on, does to unseen images: "
             f"AUROC {found.area:.2f}; train on other tasks, longer or on more images"
         )
         state = {name: value.detach().cpu() for name, value in found.net.state_dict().items()}
-        return Trained(state, facts, [*found.notes, *([weak] if found.area < WEAK else [])])
+        sheets = self._sheets(found.net, seen[data.check], seed)
+        return Trained(state, facts, [*found.notes, *([weak] if found.area < WEAK else [])], sheets)
+
+    def _sheets(self, net: SyntheticAnomalyNet, held_out: Float[Tensor, "n c h w"], seed: int) -> list[Sheet]:
+        """What the held-out task does to images that trained nothing, and what the network says; of a network with a map."""
+        if net.shape.objective == "class":
+            return []
+        trial = HeldOutTask.of(TASKS[self.held_out_task], held_out[:COLUMNS], held_out[:0], seed)
+        rows = [part[: min(COLUMNS, len(held_out))] for part in (trial.odd, trial.masks, maps_of(net, trial.odd, torch.device("cpu")))]
+        words = (
+            f"From above: images that trained nothing, altered by the task {self.held_out_task}, which the network never saw; where they "
+            "were altered; and where the network finds it. The third row should be bright where the second one is, and dark elsewhere."
+        )
+        return [compared([2 * row - 1 for row in rows], words)]

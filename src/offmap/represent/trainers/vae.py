@@ -5,18 +5,20 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from offmap.core.encoder import Encoder
 from offmap.core.errors import BundleError, ConfigError
-from offmap.core.trainer import Event, Examples, Trained
+from offmap.core.trainer import Event, Examples, Sheet, Trained
 from offmap.represent.autoencoder import AutoencoderEncoder
 from offmap.represent.companions import WithCompanions
 from offmap.represent.elbo_slopes import decoder_weights
 from offmap.represent.nets import autoencoder as nets
 from offmap.represent.train.companions import Beside, train_beside
-from offmap.represent.train.judged import Judged
+from offmap.represent.train.followed import Followed
 from offmap.represent.train.objectives import VAEPlan
+from offmap.represent.train.samples import COLUMNS, ROWS, made_up
 from offmap.represent.trainers._reconstruction import ReconstructionTrainer
 
 
@@ -43,13 +45,16 @@ class VAE(Beside, VAEPlan, ReconstructionTrainer):
 
     def train(self, data: Examples, *, seed: int, device: torch.device, progress: Event | None = None) -> Trained:
         found = super().train(data, seed=seed, device=device, progress=progress)
-
-        def tell(now: Judged) -> None:
-            if progress is not None and (now.step % self.check_every == 0 or now.done >= 1):
-                progress({"event": "train", "what": "companion", "done": now.step, "total": self.steps, "loss": round(now.loss, 5)})
-
+        tell = Followed(self.check_every, self.steps, progress, criterion=None, what="companion", figures=5)
         beside = train_beside(self.seen(data.images), self, self, seed=seed, device=str(device), held_out=data.check, progress=tell)
         return replace(found, state={**found.state, **beside})
+
+    def _sheets(self, net: nets.Autoencoder, own: Float[Tensor, "n c *s"], seed: int) -> list[Sheet]:
+        pairs = super()._sheets(net, own, seed)
+        if not isinstance(net, nets.VAE):
+            return pairs
+        codes = torch.randn(COLUMNS * ROWS, net.shape.latent, generator=torch.Generator().manual_seed(seed))
+        return [made_up(2 * net.decode(codes) - 1, "Drawn by the model from its prior; blurred is usual."), *pairs]
 
     def _promised(self, device: torch.device) -> Encoder:
         """With fresh weights, to tell which signals there will be."""
