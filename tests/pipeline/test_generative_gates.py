@@ -1,5 +1,6 @@
 """The recipes gan and generative: gates that train their models, keep them, and flag what the models never saw."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,11 @@ VAE = {**SMALL, "train.steps": "20", "train.rate": "0.003", "train.warmup": "5"}
 
 def test_a_gan_is_kept_and_draws_maps(tmp_path: Path) -> None:
     discs = write(tmp_path / "discs", 80)
-    gate = offmap.fit(discs, recipe="gan", settings=GAN, jobs=0)
+    gate = offmap.fit(discs, recipe="gan", settings=GAN, jobs=0, report=tmp_path / "page")
     gate.save(tmp_path / "gate")
+    assert (tmp_path / "page" / "index.html").read_text().count("<img") == 2
+    kept = b"".join(path.read_bytes() for path in (tmp_path / "gate").rglob("*") if path.is_file())
+    assert len(set(re.findall(rb"data:image/png;base64,[^\"]+", kept))) == 1
     again = offmap.load(tmp_path / "gate")
     stripes = write(tmp_path / "stripes", 5, stripes=True)
     rows = gate.score(stripes, jobs=0, use_cache=False).rows

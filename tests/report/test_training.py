@@ -24,7 +24,7 @@ def test_losses_and_criterion_are_drawn_and_the_pictures_are_shown() -> None:
     shown = str(figure(TRAINING))
     assert shown.count("<polyline") == 3
     assert shown.count(">kept</text>") == 2
-    assert ">step or epoch 200</text>" in shown
+    assert ">step 200</text>" in shown
     assert ">600</text>" in shown
     assert 'src="data:image/png;base64,' in shown
     assert "Drawn &lt;b&gt;by&lt;/b&gt; the model. They should look like the training images" in shown

@@ -42,6 +42,12 @@ Alpha = Annotated[
 ]
 Volumes = Annotated[bool, typer.Option("--volumes", help="A DICOM series or a NIfTI file is one item.")]
 Neighbours = Annotated[bool, typer.Option("--keep-neighbours", help="Keep thumbnails of the training images in the gate.")]
+Report = Annotated[
+    Path | None,
+    typer.Option(
+        "--report", metavar="DIR", help="Also write DIR/index.html: the training while it runs, then the card, with training images."
+    ),
+]
 Limit = Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="Use at most this many images.")]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of every random choice.")]
 
@@ -59,6 +65,7 @@ def fit(
     alpha: Alpha = None,
     volumes: Volumes = False,
     keep_neighbours: Neighbours = False,
+    report: Report = None,
     limit: Limit = None,
     seed: Seed = 0,
     jobs: options.Jobs = None,
@@ -69,12 +76,14 @@ def fit(
     json_lines: options.Json = False,
 ) -> None:
     """Fit and calibrate a gate on in-distribution images."""
-    outputs.folder(out)
+    for folder in (out, report):
+        if folder is not None:
+            outputs.folder(folder)
     chosen = pairs(settings or [])
     keep_freed_memory()
     import offmap
 
-    with progress(json_lines) as report:
+    with progress(json_lines) as tell:
         gate = offmap.fit(
             train,
             recipe=recipe,
@@ -86,12 +95,13 @@ def fit(
             alpha=alpha,
             volumes=volumes,
             keep_neighbours=keep_neighbours,
+            report=report,
             limit=limit,
             seed=seed,
             device=device,
             jobs=jobs,
             trust_classifier=trust_classifier,
-            progress=report,
+            progress=tell,
             use_cache=not no_cache,
         )
     finish(gate.save(out), gate.card, out, expect, json_lines)

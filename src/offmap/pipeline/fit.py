@@ -3,6 +3,7 @@
 import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from offmap.pipeline.cascading import cost
 from offmap.pipeline.collect import Collected, Shelf, codes, collect, facts, require, warnings
 from offmap.pipeline.dressed import dressed, measurable, ranges, watched
 from offmap.pipeline.gate import Gate, cores
-from offmap.pipeline.inputs import images, is_array, paths
+from offmap.pipeline.inputs import PathLike, images, is_array, paths
 from offmap.pipeline.labels import Labels, table_of
 from offmap.pipeline.learn import MAP_ROWS, SMALLEST, divide, fit_scorer, wanted
 from offmap.pipeline.recipe import Recipe
@@ -30,6 +31,7 @@ from offmap.pipeline.store import SignalStore
 from offmap.pipeline.stream import Progress, Stream
 from offmap.pipeline.training import Pixels, fill, shares
 from offmap.pipeline.training import train as train_network
+from offmap.report.fitting import FitPage
 from offmap.represent.device import resolve_device
 from offmap.represent.klip import KlipEncoder
 from offmap.represent.open import Given, open_encoder
@@ -59,6 +61,7 @@ def fit(
     trust_classifier: bool = False,
     axes: str = "",
     spacing: Sequence[float] | None = None,
+    report: PathLike | None = None,
     progress: Progress | None = None,
     use_cache: bool = True,
 ) -> Gate:
@@ -84,6 +87,8 @@ def fit(
         jobs: decode workers; default the number of cores, 0 = in this process.
         trust_classifier: allow ``classifier:FILE`` to run the program in that file.
         axes, spacing: of an array, see ``Gate.score``.
+        report: folder for the page ``index.html``: curves while a network is trained, then the gate's card, and pictures by which to
+            judge the training. Some of them are training images; the gate itself keeps none.
         progress: called with events such as ``{"event": "fit_read", "done": 64, "total": 600}``.
 
     Raises:
@@ -111,7 +116,9 @@ def fit(
         modalities=measurable(network),
     )
     data = Collected()
-    with SignalStore(network.layers, map_rows=None if any(is_map(name) for name in scores) else MAP_ROWS) as store:
+    rows = None if any(is_map(name) for name in scores) else MAP_ROWS
+    with SignalStore(network.layers, map_rows=rows) as store, FitPage(None if report is None else Path(report), plan.name) as page:
+        progress = page.watching(progress)
         if not plan.trains:
             found, skipped = read_images(train, stream, maps, store, data, known_labels, limit, seed, axes, spacing, progress)
             require(data, SMALLEST, known_labels)
@@ -122,7 +129,9 @@ def fit(
             found, skipped = read_images(train, reader, frozenset(), pixels, data, known_labels, limit, seed, axes, spacing, progress)
             require(data, SMALLEST, known_labels)
             stream, material = _train(plan, stream, maps, store, pixels, Material(data, data, found, skipped), seed, progress)
-        return finish(plan, stream, store, material, seed, volumes, keep_neighbours, progress)
+        gate = finish(plan, stream, store, material, seed, volumes, keep_neighbours, progress)
+        page.close(gate.card, gate.histogram(), [(sheet.picture, sheet.caption) for sheet in material.sheets if not sheet.made_up])
+        return gate
 
 
 @dataclass(frozen=True, eq=False)

@@ -191,5 +191,5 @@ def _threshold_lines(scale: Axis, histogram: Histogram) -> list[Markup]:
         near = x > WIDTH - RIGHT - 110
         out.append(Markup('<line class="h-line h-{}" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(name, x, x, TOP - 4, _y(0)))
         text = Markup('<text class="h-mark" x="{}" y="{}" text-anchor="{}">{}</text>')
-        out.append(text.format(x - 5 if near else x + 5, row, "end" if near else "start", f"{name} ←" if near else f"{name} →"))
+        out.append(text.format(x - 5 if near else x + 5, row, "end" if near else "start", f"{name} →"))
     return out

@@ -9,8 +9,8 @@ from markupsafe import Markup
 
 from offmap.report.words import number
 
-WIDTH, HEIGHT = 760, 280
-LEFT, RIGHT, TOP, BOTTOM = 84, 14, 40, 44
+WIDTH, HEIGHT = 760, 292
+LEFT, RIGHT, TOP, BOTTOM = 84, 14, 56, 44
 POINTS = 200
 """Points a line has at most."""
 
@@ -59,10 +59,12 @@ def figure(training: Mapping[str, Any]) -> Markup:
 
 def curves(training: Mapping[str, Any]) -> Markup:
     """A chart of the losses of each network that was trained, and one of each criterion."""
+    unit = "epoch" if "validation_auroc" in training else "step"
     out = [
         chart(
             _lines(training, {before + name: words for name, words in LOSSES.items()}, before + STEPS),
             f"Loss of the {before.rstrip('_').replace('_', ' ') or 'network'}",
+            unit=unit,
             kept=None if before else _kept(training),
         )
         for before in _networks(training)
@@ -70,7 +72,7 @@ def curves(training: Mapping[str, Any]) -> Markup:
     for name, words in CRITERIA.items():
         steps = "student_" + STEPS if name.startswith("student_") else STEPS
         kept = None if name.startswith("student_") else _kept(training)
-        out.append(chart(_lines(training, {name: ""}, steps), words[0].upper() + words[1:], kept=kept, ends=(0.5, 1.0)))
+        out.append(chart(_lines(training, {name: ""}, steps), words[0].upper() + words[1:], unit=unit, kept=kept, ends=(0.5, 1.0)))
     return Markup("").join(out)
 
 
@@ -113,10 +115,11 @@ def _lines(training: Mapping[str, Any], names: Mapping[str, str], steps: str) ->
     return out
 
 
-def chart(lines: Sequence[Line], title: str, *, kept: float | None = None, ends: tuple[float, ...] = ()) -> Markup:
+def chart(lines: Sequence[Line], title: str, *, unit: str = "step", kept: float | None = None, ends: tuple[float, ...] = ()) -> Markup:
     """Lines over the steps of a training, as an ``<svg>`` element; empty where there is none.
 
     Args:
+        unit: of the steps.
         kept: step that is marked.
         ends: values that the axis holds in any case.
     """
@@ -142,8 +145,8 @@ def chart(lines: Sequence[Line], title: str, *, kept: float | None = None, ends:
         marks.append(Markup('<polyline class="t-line t{}" points="{}"/>').format(i, points))
         if line.name:
             sign = ("\u2014", "- -")[i % 2]
-            marks.append(Markup('<text class="h-num" x="{}" y="20">{} {}</text>').format(LEFT + 190 * i, sign, line.name))
-    marks += [_step(x(first), first, "start"), _step(x(last), last, "end")]
+            marks.append(Markup('<text class="h-num" x="{}" y="20">{} {}</text>').format(LEFT + 250 * i, sign, line.name))
+    marks += [_step(x(first), f"{unit} {number(first)}", "start"), _step(x(last), number(last), "end")]
     drawn = Markup('<svg class="hist" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         WIDTH, HEIGHT, title, Markup("").join(marks)
     )
@@ -159,11 +162,10 @@ def _mark(x: float) -> list[Markup]:
     anchor = "end" if x > WIDTH / 2 else "start"
     line = Markup('<line class="h-tick" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(x, x, TOP, HEIGHT - BOTTOM)
     words = Markup('<text class="h-mark" x="{}" y="{}" text-anchor="{}">kept</text>')
-    return [line, words.format(x + (6 if anchor == "start" else -6), HEIGHT - BOTTOM - 8, anchor)]
+    return [line, words.format(x + (-4 if anchor == "start" else 4), TOP - 8, anchor)]
 
 
-def _step(x: float, step: float, anchor: str) -> Markup:
-    words = f"{'step or epoch ' if anchor == 'start' else ''}{number(step)}"
+def _step(x: float, words: str, anchor: str) -> Markup:
     return Markup('<text class="h-num" x="{}" y="{}" text-anchor="{}">{}</text>').format(x, HEIGHT - BOTTOM + 24, anchor, words)
 
 
