@@ -73,7 +73,8 @@ def test_the_curve_and_the_criterion_of_a_training_are_told_and_kept(method: str
         steps = "student_checked_steps" if name.startswith("student_") else "checked_steps"
         assert len(facts[name]) == len(facts[steps])
     assert facts.get("kept_step", facts.get("kept_epoch")) in facts["checked_steps"]
-    assert any(name in event for event in told for name in criteria)
+    assert all(any(name.removeprefix("student_") in event for event in told) for name in criteria)
+    assert ("student_loss" in facts) == ("student_agreement" in criteria)
     assert all(event["event"] == "train" and event["loss"] == pytest.approx(event["loss"]) for event in told)
     shown = str(figure(facts))
     assert shown.count("<polyline") >= 2

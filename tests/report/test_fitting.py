@@ -62,7 +62,7 @@ def test_a_fit_that_breaks_says_so_and_stops_looking(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         broken()
     left = (tmp_path / "index.html").read_text()
-    assert "The fit did not end" in left
+    assert "The fit ended early" in left
     assert "training, step 250 of 4,000" in left
     assert "refresh" not in left
 

@@ -18,6 +18,7 @@ from offmap.core.errors import ConfigError, SignalError
 from offmap.report.histogram import Histogram
 from offmap.report.page import Page
 from offmap.report.row import Row
+from offmap.report.templating import environment
 
 CARD = {
     "id": "sha256:7f3a",
@@ -222,6 +223,12 @@ def test_identifiers_only_where_they_are_given(tmp_path: Path) -> None:
         page.add(row("b"))
     seen = Seen((tmp_path / "r" / "index.html").read_text(encoding="utf-8"))
     assert seen.text.count("CANARY-1") == 1
+
+
+def test_paper_is_no_narrow_screen() -> None:
+    style = environment().get_template("page.css").render()
+    assert "@media print" in style
+    assert "@media (max-width" not in style
 
 
 CHROMIUM = next((found for found in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if found), None)

@@ -43,7 +43,7 @@ class FitPage:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if not self._closed:
-            self._words = f"the fit ended early, when it was {self._words}"
+            self._words = f"it was {self._words}; what went wrong stands on the terminal"
             self._write()
 
     def watching(self, progress: Callable[[Event], None] | None) -> Callable[[Event], None] | None:
@@ -75,7 +75,7 @@ class FitPage:
             before = f"{event['what']}_" if event.get("what") else ""
             told = {name: value for name, value in event.items() if name not in ("event", "what", "done", "total")}
             for name, value in {**told, STEPS: event["done"]}.items():
-                self._curves.setdefault(name if name.startswith(before) else before + name, []).append(float(value))
+                self._curves.setdefault(before + name, []).append(float(value))
             of = f" of {event['total']:,}" if event.get("total") else ""
             self._words = f"training{' the ' + event['what'] if before else ''}, step {event['done']:,}{of}"
         elif event["event"] == "fit":

@@ -74,7 +74,7 @@ class DistilledDiffusion(Diffusion):
         seen = _scaled(data.images, encoder)
         own = torch.ones(len(seen), dtype=torch.bool)
         own[data.check] = False
-        follow = Followed(self.check_every, None, progress, self.steps or 0, "student_agreement", "student")
+        follow = Followed(self.check_every, None, progress, self.steps or 0, "agreement", "student")
         plan = Schedule(steps=self.student_steps, batch=self.batch, rate=self.rate, precision=self.precision, check_every=self.check_every)
         found = distil(
             norm_distance(encoder, seen[data.check]),
