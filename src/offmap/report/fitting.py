@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -88,7 +89,14 @@ class FitPage:
         if self._page is None:
             return
         known = {"card": [], "warnings": [], "sheets": "", "histogram": "", "curves": "" if self._closed else curves(self._curves)}
-        shown = {"recipe": self._recipe, "words": "" if self._closed else self._words, "refresh": refresh, "version": __version__}
+        now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        shown = {
+            "recipe": self._recipe,
+            "words": "" if self._closed else self._words,
+            "refresh": refresh,
+            "now": now,
+            "version": __version__,
+        }
         text = environment().get_template("fit.html.j2").render(csp=policy(styles=("page.css",)), **shown, **{**known, **parts})
         part = self._page.with_name(f".index-{os.getpid()}.part")
         try:
