@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -87,12 +88,18 @@ class Trainer(Component, ABC):
         """
 
     @abstractmethod
-    def train(self, data: Examples, *, seed: int, device: torch.device, progress: Event | None = None) -> Trained:
+    def train(
+        self, data: Examples, *, seed: int, device: torch.device, folder: Path | None = None, progress: Event | None = None
+    ) -> Trained:
         """Train; the same seed gives the same weights on the same machine.
 
         Args:
-            progress: told ``{"event": "train", "done": 3, "total": 20, ...}`` at least once an epoch.
+            folder: for checkpoints; from what is found there the training goes on, and gives what one sitting would have given.
+                Nothing is written where there is none.
+            progress: told ``{"event": "train", "done": 3, "total": 20, ...}`` at least once an epoch; of a training that goes on, first
+                of the epochs before.
 
         Raises:
-            ConfigError: the images cannot be trained on with these settings, or the training went astray.
+            ConfigError: the images cannot be trained on with these settings, the training went astray, a checkpoint cannot be written,
+                or what is in the folder belongs to another training.
         """

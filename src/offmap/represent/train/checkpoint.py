@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +33,37 @@ def write(folder: Path, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any
     )
     part = folder / f"{FILE}.part"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        os.replace(part, folder / FILE)
-    except OSError as error:
-        raise ConfigError(
-            f"the checkpoint of {len(content) / 1e6:.0f} MB cannot be written to {folder}: {error.strerror}. "
-            "The one before is whole: make room and go on from it with resume"
-        ) from error
+        with refused(f"the checkpoint of {len(content) / 1e6:.0f} MB cannot be written to {folder}"):
+            folder.mkdir(parents=True, exist_ok=True)
+            part.write_bytes(content)
+            to_disk(part)
+            os.replace(part, folder / FILE)
     finally:
         part.unlink(missing_ok=True)
+    with suppress(OSError):
+        to_disk(folder)
+
+
+@contextmanager
+def refused(what: str) -> Iterator[None]:
+    """What the system refuses to write, as an error that says how to go on.
+
+    Raises:
+        ConfigError: with ``what`` and the system's words.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"{what}: {error.strerror}. The checkpoint before is whole: make room and go on from it with resume") from error
+
+
+def to_disk(path: Path) -> None:
+    """Wait until the disk has a file or a folder, so that a power cut does not take it away again."""
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read(folder: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -1,13 +1,15 @@
 """Training of the codec of a latent diffusion model on normal images."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from offmap.core.errors import ConfigError
+from offmap.represent.digest import tensors_sha256
 from offmap.represent.nets.latent import Codec, CodecShape
 from offmap.represent.train.judged import DescentRun, Schedule, State, Watch
 
@@ -50,19 +52,31 @@ def train_codec(
     shape: CodecShape,
     plan: CodecPlan,
     *,
+    out: Path | None = None,
     seed: int = 0,
     device: torch.device,
+    resume: bool = False,
     progress: Watch | None = None,
 ) -> TrainedCodec:
     """Train on normal images in [-1, 1]; the checkpoint with the least loss on the held-out ones is kept.
 
+    Args:
+        out: folder for the checkpoint and ``log.jsonl``; nothing is written where there is none.
+        resume: go on from the checkpoint in ``out`` if there is one.
+
     Raises:
-        ConfigError: the loss is not finite before the first checkpoint.
+        ConfigError: a checkpoint of another run or one that cannot be written, or a loss that is not finite before the first one.
         NotAvailableError: MONAI is missing.
     """
     run = _Run(plan, seed, images, held_out, device)
     state = State.fresh(Codec(shape, generator=run.generator((1 << 31) - 1)).to(device), plan)
-    notes = run.go(state, None, {}, progress)
+    identity = {
+        "plan": {k: v for k, v in asdict(plan).items() if k != "patience"},
+        "network": shape.to_json(),
+        "seed": seed,
+        "images": tensors_sha256({"images": images, "held_out": held_out}),
+    }
+    notes = run.sit(state, out, identity, resume=resume, progress=progress)
     net = state.exported()
     net.settle(images)
     with torch.no_grad():

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, distributed, nn
 
+from offmap.core.errors import ConfigError
+
 
 @dataclass(frozen=True, slots=True)
 class Crew:
@@ -47,6 +49,16 @@ class Crew:
         total = torch.tensor(value, dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
         distributed.all_reduce(total)
         return float(total) / self.size
+
+    def agree(self, step: int, device: torch.device) -> None:
+        """Make sure that all go on from the same step.
+
+        Raises:
+            ConfigError: they do not: their checkpoints are not those of one folder.
+        """
+        first = self.mean(float(step if self.rank == 0 else 0), device) * self.size
+        if self.mean(abs(first - step), device) > 0:
+            raise ConfigError(f"the processes go on from different steps ({step} here, {first:.0f} in the first): give all the same folder")
 
 
 ALONE = Crew()

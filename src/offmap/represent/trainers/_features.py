@@ -101,7 +101,9 @@ class OnFeatures(Schedule, Trainer):
         kept = under("base", dict(weights))
         return rebuild(config, kept or None, given=None if kept else self.base, device=str(device))
 
-    def train(self, data: Examples, *, seed: int, device: torch.device, progress: Event | None = None) -> Trained:
+    def train(
+        self, data: Examples, *, seed: int, device: torch.device, folder: Path | None = None, progress: Event | None = None
+    ) -> Trained:
         checks: list[Judged] = []
 
         def tell(now: Judged) -> None:
@@ -116,7 +118,9 @@ class OnFeatures(Schedule, Trainer):
         base = _opened(self.base, self.size, str(device))
         layers = read_layers_of(base, self.reads, self.depth)
         net = self.network(shapes_of(base, layers, device), torch.Generator().manual_seed(seed))
-        found = train_on_features(net, base, layers, data.images, data.check, self, seed=seed, device=device, progress=tell)
+        found = train_on_features(
+            net, base, layers, data.images, data.check, self, out=folder, seed=seed, device=device, resume=True, progress=tell
+        )
         facts = {
             "base": base.name,
             "layers": list(layers),

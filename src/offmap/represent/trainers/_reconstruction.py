@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -65,7 +66,9 @@ class ReconstructionTrainer(ReconstructionPlan, Trainer):
         found = normalise(images, self.input)
         return found.expand(-1, self.channels, *found.shape[2:])
 
-    def train(self, data: Examples, *, seed: int, device: torch.device, progress: Event | None = None) -> Trained:
+    def train(
+        self, data: Examples, *, seed: int, device: torch.device, folder: Path | None = None, progress: Event | None = None
+    ) -> Trained:
         checks: list[Judged] = []
 
         def tell(now: Judged) -> None:
@@ -77,7 +80,9 @@ class ReconstructionTrainer(ReconstructionPlan, Trainer):
                 told = {k: round(v, 5) for k, v in values.items() if math.isfinite(v)}
                 progress({"event": "train", "done": now.step, "total": self.steps, **told})
 
-        found = train_reconstruction(self.seen(data.images), self, seed=seed, device=str(device), held_out=data.check, progress=tell)
+        found = train_reconstruction(
+            self.seen(data.images), self, out=folder, seed=seed, device=str(device), resume=True, held_out=data.check, progress=tell
+        )
         facts = {
             "steps": found.steps,
             "kept_step": found.kept,

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -57,7 +58,9 @@ class GAN(GANPlan, Trainer):
         except BundleError as error:
             raise ConfigError(str(error)) from error
 
-    def train(self, data: Examples, *, seed: int, device: torch.device, progress: Event | None = None) -> Trained:
+    def train(
+        self, data: Examples, *, seed: int, device: torch.device, folder: Path | None = None, progress: Event | None = None
+    ) -> Trained:
         areas: list[float] = []
 
         def tell(now: Judged) -> None:
@@ -70,7 +73,7 @@ class GAN(GANPlan, Trainer):
                 progress({"event": "train", "done": now.step, "total": self.steps, **told})
 
         grey = normalise(data.images, Input(self.size, self.channels, (0.0,) * self.channels, (1.0,) * self.channels))
-        found = train_gan(grey, self, seed=seed, device=str(device), held_out=data.check, progress=tell)
+        found = train_gan(grey, self, out=folder, seed=seed, device=str(device), resume=True, held_out=data.check, progress=tell)
         facts = {"steps": found.steps, "kept_step": found.kept, "drawn_anomalies_auroc": areas}
         weak = (
             f"The model hardly finds anomalies that were drawn into unseen images: AUROC {found.area:.2f}; train longer or on more images"

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -84,7 +85,9 @@ class LatentDiffusion(DiffusionPlan, Trainer):
         except BundleError as error:
             raise ConfigError(str(error)) from error
 
-    def train(self, data: Examples, *, seed: int, device: torch.device, progress: Event | None = None) -> Trained:
+    def train(
+        self, data: Examples, *, seed: int, device: torch.device, folder: Path | None = None, progress: Event | None = None
+    ) -> Trained:
         grey = normalise(data.images, Input(self.size, self.channels, (0.0,) * self.channels, (1.0,) * self.channels)).float()
         total = None if self.steps is None else self.code_steps + self.steps
         own = torch.ones(len(grey), dtype=torch.bool)
@@ -94,8 +97,29 @@ class LatentDiffusion(DiffusionPlan, Trainer):
             Followed(self.check_every, total, progress, self.code_steps),
         )
         plan = self._code_plan()
-        codec = train_codec(2 * grey[own] - 1, 2 * grey[data.check] - 1, self._codec, plan, seed=seed, device=device, progress=first)
-        found = train_diffusion(grey, self, seed=seed, device=str(device), held_out=data.check, codec=codec.net, progress=follow)
+        places = (None, None) if folder is None else (folder / "codec", folder / "denoiser")
+        codec = train_codec(
+            2 * grey[own] - 1,
+            2 * grey[data.check] - 1,
+            self._codec,
+            plan,
+            out=places[0],
+            seed=seed,
+            device=device,
+            resume=True,
+            progress=first,
+        )
+        found = train_diffusion(
+            grey,
+            self,
+            out=places[1],
+            seed=seed,
+            device=str(device),
+            resume=True,
+            held_out=data.check,
+            codec=codec.net,
+            progress=follow,
+        )
         net = codec.net.cpu()
         codes = tuple(coded(net, 2 * grey[:1] - 1, torch.device("cpu")).shape[1:])
         drawn = draw(found.net, codes, count=COLUMNS * ROWS, seed=seed, device=torch.device("cpu"))

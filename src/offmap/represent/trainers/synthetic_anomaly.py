@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -66,7 +67,9 @@ class SyntheticAnomaly(SyntheticAnomalyPlan, Trainer):
         except BundleError as error:
             raise ConfigError(str(error)) from error
 
-    def train(self, data: Examples, *, seed: int, device: torch.device, progress: Event | None = None) -> Trained:
+    def train(
+        self, data: Examples, *, seed: int, device: torch.device, folder: Path | None = None, progress: Event | None = None
+    ) -> Trained:
         checks: list[Judged] = []
 
         def tell(now: Judged) -> None:
@@ -79,7 +82,9 @@ class SyntheticAnomaly(SyntheticAnomalyPlan, Trainer):
                 progress({"event": "train", "done": now.step, "total": self.steps, **told})
 
         seen = normalise(data.images, Input(self.size, self.channels, (0.0,) * self.channels, (1.0,) * self.channels))
-        found = train_synthetic_anomaly(seen, self, seed=seed, device=str(device), held_out=data.check, progress=tell)
+        found = train_synthetic_anomaly(
+            seen, self, out=folder, seed=seed, device=str(device), resume=True, held_out=data.check, progress=tell
+        )
         facts = {
             "steps": found.steps,
             "kept_step": found.kept,
