@@ -1,13 +1,14 @@
 """offmap fit: in-distribution images become a gate."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from offmap.cli import options, outputs
-from offmap.cli.exits import say
+from offmap.cli.exits import INTERRUPTED, say
 from offmap.cli.progress import emit, progress
 from offmap.core.allocator import keep_freed_memory
 from offmap.core.errors import BundleError
@@ -43,6 +44,9 @@ Alpha = Annotated[
 Volumes = Annotated[bool, typer.Option("--volumes", help="A DICOM series or a NIfTI file is one item.")]
 Neighbours = Annotated[bool, typer.Option("--keep-neighbours", help="Keep thumbnails of the training images in the gate.")]
 Limit = Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="Use at most this many images.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with the training of a network that was interrupted; its checkpoints are in GATE.training.")
+]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of every random choice.")]
 
 
@@ -61,6 +65,7 @@ def fit(
     keep_neighbours: Neighbours = False,
     limit: Limit = None,
     seed: Seed = 0,
+    resume: Resume = False,
     jobs: options.Jobs = None,
     device: options.Device = "auto",
     trust_classifier: options.TrustClassifier = False,
@@ -73,8 +78,10 @@ def fit(
     chosen = pairs(settings or [])
     keep_freed_memory()
     import offmap
+    from offmap.pipeline.resumable import beside, clear
 
-    with progress(json_lines) as report:
+    training = beside(out)
+    with _kept(training), progress(json_lines) as report:
         gate = offmap.fit(
             train,
             recipe=recipe,
@@ -91,10 +98,33 @@ def fit(
             device=device,
             jobs=jobs,
             trust_classifier=trust_classifier,
+            training=training,
+            resume=resume,
             progress=report,
             use_cache=not no_cache,
         )
-    finish(gate.save(out), gate.card, out, expect, json_lines)
+        identity = gate.save(out)
+    if "training" in gate.card:
+        clear(training)
+    finish(identity, gate.card, out, expect, json_lines)
+
+
+@contextmanager
+def _kept(training: Path) -> Iterator[None]:
+    """At an interrupt, say where the training is and how it goes on.
+
+    Raises:
+        typer.Exit: interrupted.
+    """
+    from offmap.pipeline.resumable import begun
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not begun(training):
+            raise
+        say(f"offmap: interrupted; the training so far is kept in {training}: the same command with --resume goes on with it")
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def finish(identity: str, card: Mapping[str, Any], out: Path, expect: str | None, json_lines: bool) -> None:

@@ -20,10 +20,11 @@ from offmap.pipeline.cascading import cost
 from offmap.pipeline.collect import Collected, Shelf, codes, collect, facts, require, warnings
 from offmap.pipeline.dressed import dressed, measurable, ranges, watched
 from offmap.pipeline.gate import Gate, cores
-from offmap.pipeline.inputs import images, is_array, paths
+from offmap.pipeline.inputs import PathLike, images, is_array, paths
 from offmap.pipeline.labels import Labels, table_of
 from offmap.pipeline.learn import MAP_ROWS, SMALLEST, divide, fit_scorer, wanted
 from offmap.pipeline.recipe import Recipe
+from offmap.pipeline.resumable import Checkpoints
 from offmap.pipeline.saved import kept_weights
 from offmap.pipeline.store import SignalStore
 from offmap.pipeline.stream import Progress, Stream
@@ -58,6 +59,8 @@ def fit(
     trust_classifier: bool = False,
     axes: str = "",
     spacing: Sequence[float] | None = None,
+    training: PathLike | None = None,
+    resume: bool = False,
     progress: Progress | None = None,
     use_cache: bool = True,
 ) -> Gate:
@@ -83,15 +86,21 @@ def fit(
         jobs: decode workers; default the number of cores, 0 = in this process.
         trust_classifier: allow ``classifier:FILE`` to run the program in that file.
         axes, spacing: of an array, see ``Gate.score``.
+        training: folder for the checkpoints of a recipe that trains a network; it may be deleted when the gate is saved. Nothing is
+            written where there is none.
+        resume: go on with the training in that folder, if there is one, instead of starting it over; with the same images, recipe and
+            seed the gate is that of one sitting.
         progress: called with events such as ``{"event": "fit_read", "done": 64, "total": 600}``.
 
     Raises:
-        ConfigError: recipe, encoder and options do not fit each other; found before any file is read.
+        ConfigError: recipe, encoder and options do not fit each other, found before any file is read; or the training in the folder
+            is another one.
         DataError: too few usable images.
     """
     if limit is not None and limit < SMALLEST:
         raise ConfigError(f"limit = {limit}: a gate needs at least {SMALLEST} images, and 200 to reach every verdict")
     plan = _plan(recipe, settings or {}, encoder, layers, alpha, volumes, cascade)
+    place = _place(plan, training, resume)
     where = resolve_device(device)
     network = _encoder(plan, encoder, where, volumes=volumes, trust=trust_classifier)
     scores, maps = wanted(plan, network)
@@ -109,6 +118,8 @@ def fit(
         device=where,
         modalities=measurable(network),
     )
+    if place is not None and progress is not None:
+        place.warn(progress)
     data = Collected()
     with SignalStore(network.layers, map_rows=None if any(is_map(name) for name in scores) else MAP_ROWS) as store:
         if not plan.trains:
@@ -120,7 +131,7 @@ def fit(
             reader = replace(stream, needs=frozenset({"image"}))
             found, skipped = read_images(train, reader, frozenset(), pixels, data, known_labels, limit, seed, axes, spacing, progress)
             require(data, SMALLEST, known_labels)
-            stream, material = _train(plan, stream, maps, store, pixels, Material(data, data, found, skipped), seed, progress)
+            stream, material = _train(plan, stream, maps, store, pixels, Material(data, data, found, skipped), seed, place, progress)
         return finish(plan, stream, store, material, seed, volumes, keep_neighbours, progress)
 
 
@@ -180,6 +191,15 @@ def _check(plan: Recipe, settings: Mapping[str, str], volumes: bool) -> None:
         raise ConfigError(f"{what} does not go with [encoder] spec = {own.spec!r}, which trains a network on images")
 
 
+def _place(plan: Recipe, training: PathLike | None, resume: bool) -> Checkpoints | None:
+    if resume and (training is None or not plan.trains):
+        what = f"recipe {plan.name!r} trains no network" if training is not None else "no folder is given for its checkpoints"
+        raise ConfigError(f"there is no training to resume: {what}")
+    if training is None or not plan.trains:
+        return None
+    return Checkpoints.of(training, resume=resume)
+
+
 def _encoder(plan: Recipe, given: Given | None, device: torch.device, *, volumes: bool, trust: bool) -> Encoder:
     if plan.train is not None:
         return dressed(plan, _with_second(plan, TrainedEncoder(plan.train, device=device), device), device)
@@ -210,6 +230,7 @@ def _train(
     pixels: Pixels,
     read: Material,
     seed: int,
+    place: Checkpoints | None,
     progress: Progress | None,
 ) -> tuple[Stream, Material]:
     """The stream with the trained network; the store holds the images that did not train it."""
@@ -218,7 +239,11 @@ def _train(
     if not trainers:
         raise ConfigError(f"recipe {plan.name} trains no network")
     parts = shares(max(trainers, key=lambda trainer: (trainer.labelled, trainer.share)), data, data.copies(), seed)
-    made = [train_network(trainer, pixels, data, parts, seed=seed, device=where, progress=progress) for trainer in trainers]
+    folders = [None] * len(trainers) if place is None else place.opened(len(trainers))
+    made = [
+        train_network(trainer, pixels, data, parts, seed=seed, device=where, folder=folder, progress=progress)
+        for trainer, folder in zip(trainers, folders, strict=True)
+    ]
     stream = replace(stream, encoder=dressed(plan, _trained(plan, stream.encoder, [network for network, _, _ in made]), where))
     kept, refused = fill(store, stream.encoder, pixels, parts.gate, stream.needs, maps, device=where, progress=progress)
     data.dropped.extend(NotAssessed(data.kept[row].item, reason) for row, reason in refused.items())

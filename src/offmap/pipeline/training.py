@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -125,15 +126,26 @@ def _too_few(trainer: Trainer, name: str, images: int, units: int) -> str:
 
 
 def train(
-    trainer: Trainer, pixels: Pixels, data: Collected, parts: Shares, *, seed: int, device: torch.device, progress: Progress | None
+    trainer: Trainer,
+    pixels: Pixels,
+    data: Collected,
+    parts: Shares,
+    *,
+    seed: int,
+    device: torch.device,
+    folder: Path | None,
+    progress: Progress | None,
 ) -> tuple[TrainedEncoder, dict[str, Any], list[str]]:
     """Train on the parts ``train`` and ``check``.
+
+    Args:
+        folder: for checkpoints; what is found there is gone on with.
 
     Returns:
         The network, facts for the card, warnings.
 
     Raises:
-        ConfigError: the training went astray.
+        ConfigError: the training went astray, or there are checkpoints of another one.
     """
     rows = np.sort(np.concatenate([parts.train, parts.check]))
     labels, names = codes(data.labels) if trainer.labelled else (None, [])
@@ -145,7 +157,7 @@ def train(
     if progress is not None:
         progress({"event": "train", "done": 0, "total": None})
     start = time.monotonic()
-    found = trainer.train(examples, seed=seed, device=device, progress=progress)
+    found = trainer.train(examples, seed=seed, device=device, folder=folder, progress=progress)
     seconds = round(time.monotonic() - start, 1)
     counts = {} if labels is None else dict(zip(names, np.bincount(labels[rows], minlength=len(names)).tolist(), strict=True))
     facts = {

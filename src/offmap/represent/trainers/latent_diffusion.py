@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from offmap.core.encoder import Encoder, Input
@@ -121,12 +122,8 @@ class LatentDiffusion(DiffusionPlan, Trainer):
             progress=follow,
         )
         net = codec.net.cpu()
-        codes = tuple(coded(net, 2 * grey[:1] - 1, torch.device("cpu")).shape[1:])
-        drawn = draw(found.net, codes, count=COLUMNS * ROWS, seed=seed, device=torch.device("cpu"))
-        with torch.no_grad():
-            samples = sheet(net.decode(drawn, tuple(grey.shape[2:])))
-        facts = {"steps": found.steps, "kept_step": found.kept, **follow.curve, "samples": samples}
-        facts |= {"codec_loss": first.curve["loss"], "codec_error": round(codec.error, 4), "code_shape": list(codes)}
+        facts = {"steps": found.steps, "kept_step": found.kept, **follow.curve, **_samples(net, found.net, grey[:1], seed)}
+        facts |= {"codec_loss": first.curve["loss"], "codec_error": round(codec.error, 4)}
         state = {CODEC + k: v.detach().cpu() for k, v in net.state_dict().items()}
         state |= {NET + k: v.detach().cpu() for k, v in found.net.state_dict().items()}
         state[SIGMA] = torch.tensor(found.net.sigma_data, dtype=torch.float64)
@@ -136,3 +133,12 @@ class LatentDiffusion(DiffusionPlan, Trainer):
         """The codec is trained as the diffusion model is, in steps of its own."""
         shared = ("batch", "rate", "warmup", "clip", "average", "precision", "check_every", "patience")
         return CodecPlan(steps=self.code_steps, kl=self.kl, **{name: getattr(self, name) for name in shared})
+
+
+def _samples(codec: Codec, net: EDMDenoiser, image: Float[Tensor, "1 c *s"], seed: int) -> dict[str, Any]:
+    """Pictures that the model draws, and the shape of a code."""
+    codes = tuple(coded(codec, 2 * image - 1, torch.device("cpu")).shape[1:])
+    drawn = draw(net, codes, count=COLUMNS * ROWS, seed=seed, device=torch.device("cpu"))
+    with torch.no_grad():
+        samples = sheet(codec.decode(drawn, tuple(image.shape[2:])))
+    return {"samples": samples, "code_shape": list(codes)}
