@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import typer.testing
 from tests.pipeline.conftest import write
 
@@ -23,6 +24,8 @@ from offmap.pipeline.resumable import Checkpoints, beside, clear
 from offmap.represent.train import checkpoint, log
 
 pytest.importorskip("monai", reason="needs the extra [generative]")
+
+CPU = torch.device("cpu")
 
 SMALL = {"train.size": "16", "train.widths": "[8, 8]", "train.latent": "4", "train.batch": "8", "train.steps": "200"}
 SMALL |= {"train.check_every": "10", "train.warmup": "5", "train.patience": "100"}
@@ -162,5 +165,5 @@ def test_there_must_be_a_training_to_resume(tmp_path: Path) -> None:
 
 def test_two_trainings_have_a_folder_each(tmp_path: Path) -> None:
     assert beside(Path("gate/")) == Path("gate.training")
-    assert Checkpoints.of(tmp_path, resume=True).opened(1) == [tmp_path]
-    assert Checkpoints.of(tmp_path, resume=True).opened(2) == [tmp_path / "first", tmp_path / "second"]
+    assert Checkpoints.of(tmp_path, resume=True).opened(1, CPU) == [tmp_path]
+    assert Checkpoints.of(tmp_path, resume=True).opened(2, CPU) == [tmp_path / "first", tmp_path / "second"]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from offmap.cli import options, outputs
-from offmap.cli.exits import INTERRUPTED, say
+from offmap.cli.exits import INTERRUPTED, say, speaker
 from offmap.cli.progress import emit, progress
 from offmap.core.allocator import keep_freed_memory
 from offmap.core.errors import BundleError
@@ -79,9 +79,10 @@ def fit(
     keep_freed_memory()
     import offmap
     from offmap.pipeline.resumable import beside, clear
+    from offmap.represent.train.parallel import Crew, joined
 
     training = beside(out)
-    with _kept(training), progress(json_lines) as report:
+    with _kept(training), joined(device) as place, progress(json_lines) as report:
         gate = offmap.fit(
             train,
             recipe=recipe,
@@ -95,12 +96,12 @@ def fit(
             keep_neighbours=keep_neighbours,
             limit=limit,
             seed=seed,
-            device=device,
+            device=place,
             jobs=jobs,
             trust_classifier=trust_classifier,
             training=training,
             resume=resume,
-            progress=report,
+            progress=report if Crew.present().rank == 0 else None,
             use_cache=not no_cache,
         )
         identity = gate.save(out)
@@ -123,7 +124,7 @@ def _kept(training: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         if not begun(training):
             raise
-        say(f"offmap: interrupted; the training so far is kept in {training}: the same command with --resume goes on with it")
+        say(f"{speaker()}: interrupted; the training so far is kept in {training}: the same command with --resume goes on with it")
         raise typer.Exit(INTERRUPTED) from None
 
 

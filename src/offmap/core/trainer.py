@@ -67,6 +67,9 @@ class Trainer(Component, ABC):
     fewest: ClassVar[int] = 5
     """Patients (clusters of copies, or single images) that it needs, of each class where it is labelled; 3 or more."""
 
+    in_step: ClassVar[bool] = False
+    """Whether several processes of ``torchrun`` can train it together, each with its part of every batch."""
+
     def __post_init__(self) -> None:
         if not 0.1 <= self.share <= 0.9 or not 0 < self.held_out <= 0.5:
             raise ConfigError(f"[train] share = {self.share} must lie in 0.1..0.9, held_out = {self.held_out} above 0 and up to 0.5")

@@ -12,6 +12,7 @@ import offmap
 from offmap.core.encoder import Encoder
 from offmap.core.errors import ConfigError
 from offmap.core.signals import is_map
+from offmap.core.trainer import Trainer
 from offmap.core.types import NotAssessed, Source
 from offmap.explain.neighbours import Neighbours
 from offmap.pipeline import recipe as recipes
@@ -28,7 +29,7 @@ from offmap.pipeline.resumable import Checkpoints
 from offmap.pipeline.saved import kept_weights
 from offmap.pipeline.store import SignalStore
 from offmap.pipeline.stream import Progress, Stream
-from offmap.pipeline.training import Pixels, fill, shares
+from offmap.pipeline.training import Pixels, fill, require_in_step, shares
 from offmap.pipeline.training import train as train_network
 from offmap.represent.device import resolve_device
 from offmap.represent.klip import KlipEncoder
@@ -37,6 +38,7 @@ from offmap.represent.pair import Pair
 from offmap.represent.patches import Patches
 from offmap.represent.proxy import without_proxies
 from offmap.represent.slices import SliceWise
+from offmap.represent.train.parallel import Crew
 from offmap.represent.trained import TrainedEncoder
 
 
@@ -96,6 +98,8 @@ def fit(
         ConfigError: recipe, encoder and options do not fit each other, found before any file is read; or the training in the folder
             is another one.
         DataError: too few usable images.
+        ShareDoneError: among processes that train together (inside ``joined``), in all but the first, when the training is over; not
+            caught, it ends the process quietly.
     """
     if limit is not None and limit < SMALLEST:
         raise ConfigError(f"limit = {limit}: a gate needs at least {SMALLEST} images, and 200 to reach every verdict")
@@ -109,7 +113,7 @@ def fit(
         network,
         plan.preparation(network.input.size),
         scores | watched(network) | ({"features.last"} if keep_neighbours else set()),
-        jobs=cores() if jobs is None else jobs,
+        jobs=max(1, cores() // Crew.present().size) if jobs is None else jobs,
         form_seed=seed if plan.forms.random else None,
         picture=keep_neighbours,
         fingerprint=True,
@@ -172,6 +176,7 @@ def _plan(
     if isinstance(encoder, KlipEncoder):
         plan = replace(plan, klip=None)
     _check(plan, settings, volumes)
+    require_in_step(plan.name, _trainers(plan))
     return plan
 
 
@@ -235,21 +240,26 @@ def _train(
 ) -> tuple[Stream, Material]:
     """The stream with the trained network; the store holds the images that did not train it."""
     data, where = read.data, stream.device
-    trainers = [trainer for trainer in (plan.train, plan.second_train) if trainer is not None]
+    trainers = _trainers(plan)
     if not trainers:
         raise ConfigError(f"recipe {plan.name} trains no network")
     parts = shares(max(trainers, key=lambda trainer: (trainer.labelled, trainer.share)), data, data.copies(), seed)
-    folders = [None] * len(trainers) if place is None else place.opened(len(trainers))
+    folders = [None] * len(trainers) if place is None else place.opened(len(trainers), where)
     made = [
         train_network(trainer, pixels, data, parts, seed=seed, device=where, folder=folder, progress=progress)
         for trainer, folder in zip(trainers, folders, strict=True)
     ]
+    Crew.present().leave(where)
     stream = replace(stream, encoder=dressed(plan, _trained(plan, stream.encoder, [network for network, _, _ in made]), where))
     kept, refused = fill(store, stream.encoder, pixels, parts.gate, stream.needs, maps, device=where, progress=progress)
     data.dropped.extend(NotAssessed(data.kept[row].item, reason) for row, reason in refused.items())
     facts = {**made[0][1], **({"second": made[1][1]} if len(made) > 1 else {})}
     words = [word for _, _, some in made for word in some]
     return stream, replace(read, used=data.of(kept), training=facts, warnings=words)
+
+
+def _trainers(plan: Recipe) -> list[Trainer]:
+    return [trainer for trainer in (plan.train, plan.second_train) if trainer is not None]
 
 
 def _trained(plan: Recipe, untrained: Encoder, networks: Sequence[Encoder]) -> Encoder:

@@ -4,10 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from offmap.core.errors import ConfigError
 from offmap.pipeline.inputs import PathLike
 from offmap.pipeline.stream import Progress
 from offmap.represent.train import checkpoint, log
+from offmap.represent.train.parallel import Crew
 
 OWN = frozenset(name + end for name in (checkpoint.FILE, log.FILE) for end in ("", ".part"))
 
@@ -39,10 +42,12 @@ class Checkpoints:
             what = f"the training in {self.folder}, which was interrupted, is started over; with --resume (resume=True) it would go on"
             progress({"event": "warning", "message": what})
 
-    def opened(self, trainings: int) -> Sequence[Path]:
-        """A folder for each training, empty unless they are gone on with."""
-        if not self.resume:
+    def opened(self, trainings: int, device: torch.device) -> Sequence[Path]:
+        """A folder for each training, empty unless they are gone on with; processes that train together wait for the first one."""
+        crew = Crew.present()
+        if not self.resume and crew.rank == 0:
             clear(self.folder)
+        crew.agree(0, device)
         return [self.folder / name for name in ("first", "second")][:trainings] if trainings > 1 else [self.folder]
 
 

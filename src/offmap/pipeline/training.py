@@ -21,6 +21,7 @@ from offmap.pipeline.learn import MAP_ROWS, SMALLEST
 from offmap.pipeline.store import SignalStore
 from offmap.pipeline.stream import BATCH, Progress, chosen
 from offmap.represent.pair import resized
+from offmap.represent.train.parallel import Crew
 from offmap.represent.trained import TrainedEncoder
 
 BYTES = 16 * 1024**3
@@ -104,6 +105,27 @@ def shares(trainer: Trainer, data: Collected, copies: Sequence[Sequence[int]], s
             f"at least {SMALLEST} are needed: give more images, or lower --set train.share"
         )
     return found_shares
+
+
+def require_in_step(name: str, trainers: Sequence[Trainer]) -> None:
+    """Refuse several processes where they would not share the work.
+
+    Args:
+        name: of the recipe.
+
+    Raises:
+        ConfigError: nothing is trained, a training does not run in step, or its batch or its minutes cannot be shared.
+    """
+    crew = Crew.present()
+    if crew.size == 1:
+        return
+    alone = [f"train:{trainer.method()}" for trainer in trainers if not trainer.in_step]
+    if alone or not trainers:
+        what = f"{alone[0]} is trained in one process" if alone else f"recipe {name!r} trains no network"
+        raise ConfigError(f"{what}: start one process instead of {crew.size}")
+    for trainer in trainers:
+        settings = trainer.params()
+        crew.require_share(int(settings.get("batch", crew.size)), settings.get("minutes"))
 
 
 def _labels(trainer: Trainer, data: Collected) -> tuple[np.ndarray, list[str]]:

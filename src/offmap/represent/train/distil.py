@@ -16,6 +16,7 @@ from offmap.represent.layers import LUMA
 from offmap.represent.nets.student import Student, StudentShape
 from offmap.represent.proxy import phantom
 from offmap.represent.train.judged import DescentRun, Schedule, State, Watch
+from offmap.represent.train.parallel import Crew
 from offmap.represent.train.planted import LESIONS
 from offmap.simulate.anomalies import ANOMALIES
 from offmap.simulate.corruptions import CORRUPTIONS, corrupt
@@ -190,7 +191,7 @@ class _Run(DescentRun[Student]):
         return mean
 
     def step_loss(self, net: Student, step: int) -> Tensor:
-        rows = torch.randint(len(self.lesson.images), (self.plan.batch,), generator=self.generator(step))
+        rows = Crew.present().part(torch.randint(len(self.lesson.images), (self.plan.batch,), generator=self.generator(step)))
         return self.loss(net, self.lesson.images[rows], self.lesson.targets[rows])
 
     def judged(self, average: Student) -> tuple[float, float]:

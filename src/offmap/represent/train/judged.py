@@ -17,6 +17,7 @@ from offmap.represent.train import checkpoint, log
 from offmap.represent.train.checkpoint import under
 from offmap.represent.train.parallel import Crew
 from offmap.represent.train.randomness import generator_of
+from offmap.represent.train.shared_norm import share_norms
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -134,6 +135,7 @@ class State(Generic[N]):
     @classmethod
     def fresh(cls, net: N, schedule: Schedule) -> "State[N]":
         """Before the first step."""
+        share_norms(net)
         return cls(net, copy.deepcopy(net), torch.optim.AdamW(net.parameters(), lr=schedule.rate, weight_decay=0.0))
 
     def save(self, folder: Path, identity: dict[str, Any]) -> None:
@@ -215,7 +217,8 @@ class JudgedRun(ABC, Generic[N]):
         """Held-out loss and area of the running mean, which is kept when the area has not fallen."""
         state.average.eval()
         with torch.no_grad():
-            held_out, area = self.judged(state.average)
+            found, device = self.judged(state.average), next(state.average.parameters()).device
+        held_out, area = (Crew.present().mean(value, device) for value in found)
         state.judge(area, self.plan.margin)
         return held_out, area
 
@@ -226,6 +229,7 @@ class JudgedRun(ABC, Generic[N]):
             progress: told of the steps of earlier sittings first, as far as the log has them.
         """
         crew = Crew.present()
+        crew.require_share(self.plan.batch, self.plan.minutes)
         if out is not None and resume and (out / checkpoint.FILE).is_file():
             state.load(*checkpoint.read(out, identity))
         crew.agree(state.step, next(state.net.parameters()).device)
@@ -290,7 +294,7 @@ class DescentRun(JudgedRun[N]):
         if not math.isfinite(value):
             return math.nan
         loss.backward()
-        crew.average(state.net)
+        crew.average(state.net.parameters())
         size = torch.nn.utils.clip_grad_norm_(state.net.parameters(), self.plan.clip)
         if not bool(torch.isfinite(size)):
             return math.nan

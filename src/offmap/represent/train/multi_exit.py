@@ -23,6 +23,7 @@ from offmap.represent.multi_exit import Exits, WithExits
 from offmap.represent.nets.multi_exit import STAGES, MultiExitResNet
 from offmap.represent.train import checkpoint
 from offmap.represent.train.augment import Augment, augmented
+from offmap.represent.train.parallel import Crew
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +117,10 @@ def train_multi_exit(
 
     Raises:
         ConfigError: labels are not 0 ... K-1 with at least two images each, K of 2 or more, or a class is missing on one side; a
-            checkpoint of another run or one that cannot be written.
+            checkpoint of another run or one that cannot be written; several processes.
     """
+    if Crew.present().size > 1:
+        raise ConfigError("a network with exits is trained in one process: start one")
     counts = labels.bincount() if len(labels) and int(labels.min()) >= 0 else torch.zeros(0)
     if len(counts) < 2 or int(counts.min()) < 2 or len(labels) != len(images):
         raise ConfigError(f"labels must be 0 ... K-1, K of 2 or more, two images of each, one for each of the {len(images)} images")

@@ -55,6 +55,7 @@ class OnFeatures(Schedule, Trainer):
     check_every: int = 100
 
     fewest: ClassVar[int] = LEAST
+    in_step: ClassVar[bool] = True
     depth: ClassVar[int] = 2
     """Layers that are read when none is named."""
 

@@ -38,6 +38,7 @@ class ReconstructionTrainer(ReconstructionPlan, Trainer):
     channels: int = 1
 
     fewest: ClassVar[int] = LEAST
+    in_step: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

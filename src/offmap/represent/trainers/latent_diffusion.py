@@ -47,6 +47,7 @@ class LatentDiffusion(DiffusionPlan, Trainer):
     kl: float = 1e-4
 
     fewest: ClassVar[int] = LEAST
+    in_step: ClassVar[bool] = True
     reference: ClassVar[str] = (
         "Rombach et al., High-Resolution Image Synthesis with Latent Diffusion Models, CVPR 2022, arXiv 2112.10752; for anomalies: "
         "Graham et al., 2023, arXiv 2307.03777"

@@ -42,6 +42,7 @@ class SyntheticAnomaly(SyntheticAnomalyPlan, Trainer):
     channels: int = 1
 
     fewest: ClassVar[int] = LEAST
+    in_step: ClassVar[bool] = True
     reference: ClassVar[str] = (
         "Tan et al., FPI, MELBA 2022, arXiv 2011.04197; PII, MICCAI 2021, arXiv 2107.02622; Schlueter et al., NSA, ECCV 2022, arXiv "
         "2109.15222; Li et al., CutPaste, CVPR 2021, arXiv 2104.04015; Baugh et al., Many Tasks, MICCAI 2023, arXiv 2307.00899"
