@@ -149,6 +149,15 @@ def test_what_is_no_checkpoint_is_left_alone(tmp_path: Path) -> None:
     (images / "first" / checkpoint.FILE).write_bytes(b"")
     clear(images)
     assert sorted(path.name for path in images.iterdir()) == ["000.png", "001.png", "002.png"]
+    other = tmp_path / "other"
+    (other / "second").mkdir(parents=True)
+    for name in (checkpoint.FILE, f"{log.FILE}.part", ".DS_Store"):
+        (other / "second" / name).write_bytes(b"")
+    (tmp_path / "gate.training").symlink_to(other)
+    Checkpoints.of(beside(tmp_path / "gate"), resume=False).opened(1, CPU)
+    assert list(other.iterdir()) == []
+    clear(other)
+    assert not other.exists()
     (tmp_path / "file.training").write_text("")
     with pytest.raises(ConfigError, match="is a file"):
         Checkpoints.of(beside(tmp_path / "file"), resume=False)

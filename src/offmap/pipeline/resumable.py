@@ -6,13 +6,15 @@ from pathlib import Path
 
 import torch
 
+from offmap.core.bundle import LITTER
 from offmap.core.errors import ConfigError
 from offmap.pipeline.inputs import PathLike
 from offmap.pipeline.stream import Progress
 from offmap.represent.train import checkpoint, log
 from offmap.represent.train.parallel import Crew
 
-OWN = frozenset(name + end for name in (checkpoint.FILE, log.FILE) for end in ("", ".part"))
+OWN = LITTER | {name + end for name in (checkpoint.FILE, log.FILE) for end in ("", ".part")}
+"""Names of files that may be taken away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +81,15 @@ def begun(folder: Path) -> bool:
 
 def clear(folder: Path) -> None:
     """Take checkpoints and empty folders away, and nothing else."""
-    if not folder.is_dir() or folder.is_symlink():
+    if not folder.is_dir():
         return
     for path in sorted(folder.rglob("*"), reverse=True):
         if path.is_dir() and not path.is_symlink():
             _without(path)
         elif path.name in OWN:
             path.unlink(missing_ok=True)
-    _without(folder)
+    if not folder.is_symlink():
+        _without(folder)
 
 
 def _without(folder: Path) -> None:
