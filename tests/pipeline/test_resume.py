@@ -127,8 +127,9 @@ def test_without_resume_a_training_starts_over_and_another_one_is_refused(tmp_pa
     told: list[Mapping[str, Any]] = []
     with pytest.raises(StopError):
         offmap.fit(discs, recipe="vae", settings=SHORT, jobs=0, training=place, progress=until(4))
-    for changed in ({"seed": 1}, {"settings": {**SHORT, "train.rate": "0.01"}}, {"train": write(tmp_path / "others", 60, first=60)}):
-        with pytest.raises(ConfigError, match=r"was made with another .*start again in another folder, or use the same"):
+    others = [("seed", {"seed": 1}), (r"plan \(rate\)", {"settings": {**SHORT, "train.rate": "0.01"}})]
+    for what, changed in [*others, ("images", {"train": write(tmp_path / "others", 60, first=60)})]:
+        with pytest.raises(ConfigError, match=rf"was made with another .*{what}.*: use the same, or start over, without resume"):
             offmap.fit(**{"train": discs, "recipe": "vae", "settings": SHORT, "jobs": 0, "training": place, "resume": True, **changed})
     again = offmap.fit(discs, recipe="vae", settings=SHORT, jobs=0, training=place, progress=told.append, seed=1)
     assert [event["done"] for event in told if event["event"] == "train"] == [0, 2, 4, 6, 8]

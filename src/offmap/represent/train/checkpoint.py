@@ -82,10 +82,18 @@ def read(folder: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Tensor], 
         known = numbers.pop("identity")
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise ConfigError(f"{path} is no readable checkpoint: delete it and start again ({type(error).__name__})") from error
-    other = [k for k in identity if known.get(k) != json.loads(json.dumps(identity[k]))]
+    wanted = json.loads(json.dumps(identity))
+    other = [_named(k, known.get(k), wanted[k]) for k in wanted if known.get(k) != wanted[k]]
     if other:
-        raise ConfigError(f"{path} was made with another {', '.join(other)}: start again in another folder, or use the same")
+        raise ConfigError(f"{path} was made with another {', '.join(other)}: use the same, or start over, without resume")
     return tensors, numbers
+
+
+def _named(key: str, known: Any, wanted: Any) -> str:
+    """What differs, and of a plan which settings."""
+    if not isinstance(known, dict) or not isinstance(wanted, dict):
+        return key
+    return f"{key} ({', '.join(sorted(k for k in known | wanted if known.get(k, ...) != wanted.get(k, ...)))})"
 
 
 def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
