@@ -42,16 +42,22 @@ class Guarded(TyperGroup):
         try:
             return super().invoke(ctx)
         except OODError as error:
-            say(f"offmap: {error}")
+            say(f"{speaker()}: {error}")
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
-            say("offmap: interrupted; nothing half-written is left")
+            say(f"{speaker()}: interrupted; nothing half-written is left")
             raise typer.Exit(INTERRUPTED) from None
         except Exception as error:
             if type(error).__module__.partition(".")[0] in ("click", "typer") or getattr(error, "errno", None) == errno.EPIPE:
                 raise
-            say(f"offmap: {describe(error)}")
+            say(f"{speaker()}: {describe(error)}")
             raise typer.Exit(FAULT) from None
+
+
+def speaker() -> str:
+    """Whose message it is: of which process, where ``torchrun`` started several."""
+    several = os.environ.get("WORLD_SIZE", "1") != "1"
+    return f"offmap (process {os.environ.get('RANK', '0')})" if several else "offmap"
 
 
 def debugging() -> bool:

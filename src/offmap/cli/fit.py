@@ -1,13 +1,14 @@
 """offmap fit: in-distribution images become a gate."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from offmap.cli import options, outputs
-from offmap.cli.exits import say
+from offmap.cli.exits import INTERRUPTED, say, speaker
 from offmap.cli.progress import emit, progress
 from offmap.core.allocator import keep_freed_memory
 from offmap.core.errors import BundleError
@@ -49,6 +50,9 @@ Report = Annotated[
     ),
 ]
 Limit = Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="Use at most this many images.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with the training of a network that was interrupted; its checkpoints are in GATE.training.")
+]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of every random choice.")]
 
 
@@ -68,6 +72,7 @@ def fit(
     report: Report = None,
     limit: Limit = None,
     seed: Seed = 0,
+    resume: Resume = False,
     jobs: options.Jobs = None,
     device: options.Device = "auto",
     trust_classifier: options.TrustClassifier = False,
@@ -82,8 +87,11 @@ def fit(
     chosen = pairs(settings or [])
     keep_freed_memory()
     import offmap
+    from offmap.pipeline.resumable import beside, clear
+    from offmap.represent.train.parallel import Crew, joined
 
-    with progress(json_lines) as tell:
+    training = beside(out)
+    with _kept(training), joined(device) as place, progress(json_lines) as tell:
         gate = offmap.fit(
             train,
             recipe=recipe,
@@ -95,16 +103,39 @@ def fit(
             alpha=alpha,
             volumes=volumes,
             keep_neighbours=keep_neighbours,
-            report=report,
+            report=report if Crew.present().rank == 0 else None,
             limit=limit,
             seed=seed,
-            device=device,
+            device=place,
             jobs=jobs,
             trust_classifier=trust_classifier,
-            progress=tell,
+            training=training,
+            resume=resume,
+            progress=tell if Crew.present().rank == 0 else None,
             use_cache=not no_cache,
         )
-    finish(gate.save(out), gate.card, out, expect, json_lines)
+        identity = gate.save(out)
+    if "training" in gate.card:
+        clear(training)
+    finish(identity, gate.card, out, expect, json_lines)
+
+
+@contextmanager
+def _kept(training: Path) -> Iterator[None]:
+    """At an interrupt, say where the training is and how it goes on.
+
+    Raises:
+        typer.Exit: interrupted.
+    """
+    from offmap.pipeline.resumable import begun
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not begun(training):
+            raise
+        say(f"{speaker()}: interrupted; the training so far is kept in {training}: the same command with --resume goes on with it")
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def finish(identity: str, card: Mapping[str, Any], out: Path, expect: str | None, json_lines: bool) -> None:

@@ -30,7 +30,7 @@ from offmap.core.tensors import kind_of, parse
 LIMIT = 4 * 2**30
 """Bytes that all files of a gate may have together."""
 
-_LITTER = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
+LITTER = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 """Left in folders by file browsers."""
 
 Stages = Mapping[str, Mapping[str, Tensor]]
@@ -221,7 +221,7 @@ def _check_replaceable(target: Path) -> None:
     if not entries:
         return
     known = schema.listed(target / MANIFEST)
-    foreign = sorted(entries - known - _LITTER)
+    foreign = sorted(entries - known - LITTER)
     if MANIFEST not in entries or foreign:
         what = f"it holds {foreign[0]!r}" if foreign else "it has no manifest"
         raise ConfigError(f"{target} exists and is not only a gate ({what}); it is left as it is. Give another folder")

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -83,6 +84,9 @@ class Trainer(Component, ABC):
     fewest: ClassVar[int] = 5
     """Patients (clusters of copies, or single images) that it needs, of each class where it is labelled; 3 or more."""
 
+    in_step: ClassVar[bool] = False
+    """Whether several processes of ``torchrun`` can train it together, each with its part of every batch."""
+
     def __post_init__(self) -> None:
         if not 0.1 <= self.share <= 0.9 or not 0 < self.held_out <= 0.5:
             raise ConfigError(f"[train] share = {self.share} must lie in 0.1..0.9, held_out = {self.held_out} above 0 and up to 0.5")
@@ -104,12 +108,18 @@ class Trainer(Component, ABC):
         """
 
     @abstractmethod
-    def train(self, data: Examples, *, seed: int, device: torch.device, progress: Event | None = None) -> Trained:
+    def train(
+        self, data: Examples, *, seed: int, device: torch.device, folder: Path | None = None, progress: Event | None = None
+    ) -> Trained:
         """Train; the same seed gives the same weights on the same machine.
 
         Args:
-            progress: told ``{"event": "train", "done": 3, "total": 20, ...}`` at least once an epoch.
+            folder: for checkpoints; from what is found there the training goes on, and gives what one sitting would have given.
+                Nothing is written where there is none.
+            progress: told ``{"event": "train", "done": 3, "total": 20, ...}`` at least once an epoch; of a training that goes on, first
+                of the epochs before.
 
         Raises:
-            ConfigError: the images cannot be trained on with these settings, or the training went astray.
+            ConfigError: the images cannot be trained on with these settings, the training went astray, a checkpoint cannot be written,
+                or what is in the folder belongs to another training.
         """

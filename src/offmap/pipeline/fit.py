@@ -13,7 +13,7 @@ import offmap
 from offmap.core.encoder import Encoder
 from offmap.core.errors import ConfigError
 from offmap.core.signals import is_map
-from offmap.core.trainer import Sheet
+from offmap.core.trainer import Sheet, Trainer
 from offmap.core.types import NotAssessed, Source
 from offmap.explain.neighbours import Neighbours
 from offmap.pipeline import recipe as recipes
@@ -26,10 +26,11 @@ from offmap.pipeline.inputs import PathLike, images, is_array, paths
 from offmap.pipeline.labels import Labels, table_of
 from offmap.pipeline.learn import MAP_ROWS, SMALLEST, divide, fit_scorer, wanted
 from offmap.pipeline.recipe import Recipe
+from offmap.pipeline.resumable import Checkpoints
 from offmap.pipeline.saved import kept_weights
 from offmap.pipeline.store import SignalStore
 from offmap.pipeline.stream import Progress, Stream
-from offmap.pipeline.training import Pixels, fill, shares
+from offmap.pipeline.training import Pixels, fill, require_in_step, shares
 from offmap.pipeline.training import train as train_network
 from offmap.report.fitting import FitPage
 from offmap.represent.device import resolve_device
@@ -39,6 +40,7 @@ from offmap.represent.pair import Pair
 from offmap.represent.patches import Patches
 from offmap.represent.proxy import without_proxies
 from offmap.represent.slices import SliceWise
+from offmap.represent.train.parallel import Crew
 from offmap.represent.trained import TrainedEncoder
 
 
@@ -62,6 +64,8 @@ def fit(
     axes: str = "",
     spacing: Sequence[float] | None = None,
     report: PathLike | None = None,
+    training: PathLike | None = None,
+    resume: bool = False,
     progress: Progress | None = None,
     use_cache: bool = True,
 ) -> Gate:
@@ -89,15 +93,23 @@ def fit(
         axes, spacing: of an array, see ``Gate.score``.
         report: folder for the page ``index.html``: curves while a network is trained, then the gate's card, and pictures by which to
             judge the training. Some of them are training images; the gate itself keeps none.
+        training: folder for the checkpoints of a recipe that trains a network; it may be deleted when the gate is saved. Nothing is
+            written where there is none.
+        resume: go on with the training in that folder, if there is one, instead of starting it over; with the same images, recipe and
+            seed the gate is that of one sitting.
         progress: called with events such as ``{"event": "fit_read", "done": 64, "total": 600}``.
 
     Raises:
-        ConfigError: recipe, encoder and options do not fit each other; found before any file is read.
+        ConfigError: recipe, encoder and options do not fit each other, found before any file is read; or the training in the folder
+            is another one.
         DataError: too few usable images.
+        ShareDoneError: among processes that train together (inside ``joined``), in all but the first, when the training is over; not
+            caught, it ends the process quietly.
     """
     if limit is not None and limit < SMALLEST:
         raise ConfigError(f"limit = {limit}: a gate needs at least {SMALLEST} images, and 200 to reach every verdict")
     plan = _plan(recipe, settings or {}, encoder, layers, alpha, volumes, cascade)
+    place = _place(plan, training, resume)
     where = resolve_device(device)
     network = _encoder(plan, encoder, where, volumes=volumes, trust=trust_classifier)
     scores, maps = wanted(plan, network)
@@ -106,7 +118,7 @@ def fit(
         network,
         plan.preparation(network.input.size),
         scores | watched(network) | ({"features.last"} if keep_neighbours else set()),
-        jobs=cores() if jobs is None else jobs,
+        jobs=max(1, cores() // Crew.present().size) if jobs is None else jobs,
         form_seed=seed if plan.forms.random else None,
         picture=keep_neighbours,
         fingerprint=True,
@@ -115,6 +127,8 @@ def fit(
         device=where,
         modalities=measurable(network),
     )
+    if place is not None and progress is not None:
+        place.warn(progress)
     data = Collected()
     rows = None if any(is_map(name) for name in scores) else MAP_ROWS
     with SignalStore(network.layers, map_rows=rows) as store, FitPage(None if report is None else Path(report), plan.name) as page:
@@ -128,7 +142,7 @@ def fit(
             reader = replace(stream, needs=frozenset({"image"}))
             found, skipped = read_images(train, reader, frozenset(), pixels, data, known_labels, limit, seed, axes, spacing, progress)
             require(data, SMALLEST, known_labels)
-            stream, material = _train(plan, stream, maps, store, pixels, Material(data, data, found, skipped), seed, progress)
+            stream, material = _train(plan, stream, maps, store, pixels, Material(data, data, found, skipped), seed, place, progress)
         gate = finish(plan, stream, store, material, seed, volumes, keep_neighbours, progress)
         page.close(gate.card, gate.histogram(), [(sheet.picture, sheet.caption) for sheet in material.sheets if not sheet.made_up])
         return gate
@@ -173,6 +187,7 @@ def _plan(
     if isinstance(encoder, KlipEncoder):
         plan = replace(plan, klip=None)
     _check(plan, settings, volumes)
+    require_in_step(plan.name, _trainers(plan))
     return plan
 
 
@@ -190,6 +205,15 @@ def _check(plan: Recipe, settings: Mapping[str, str], volumes: bool) -> None:
     if plan.train is not None and (given or volumes):
         what = "--volumes" if volumes else f"[encoder] {given[0]}"
         raise ConfigError(f"{what} does not go with [encoder] spec = {own.spec!r}, which trains a network on images")
+
+
+def _place(plan: Recipe, training: PathLike | None, resume: bool) -> Checkpoints | None:
+    if resume and (training is None or not plan.trains):
+        what = f"recipe {plan.name!r} trains no network" if training is not None else "no folder is given for its checkpoints"
+        raise ConfigError(f"there is no training to resume: {what}")
+    if training is None or not plan.trains:
+        return None
+    return Checkpoints.of(training, resume=resume)
 
 
 def _encoder(plan: Recipe, given: Given | None, device: torch.device, *, volumes: bool, trust: bool) -> Encoder:
@@ -222,21 +246,31 @@ def _train(
     pixels: Pixels,
     read: Material,
     seed: int,
+    place: Checkpoints | None,
     progress: Progress | None,
 ) -> tuple[Stream, Material]:
     """The stream with the trained network; the store holds the images that did not train it."""
     data, where = read.data, stream.device
-    trainers = [trainer for trainer in (plan.train, plan.second_train) if trainer is not None]
+    trainers = _trainers(plan)
     if not trainers:
         raise ConfigError(f"recipe {plan.name} trains no network")
     parts = shares(max(trainers, key=lambda trainer: (trainer.labelled, trainer.share)), data, data.copies(), seed)
-    made = [train_network(trainer, pixels, data, parts, seed=seed, device=where, progress=progress) for trainer in trainers]
+    folders = [None] * len(trainers) if place is None else place.opened(len(trainers), where)
+    made = [
+        train_network(trainer, pixels, data, parts, seed=seed, device=where, folder=folder, progress=progress)
+        for trainer, folder in zip(trainers, folders, strict=True)
+    ]
+    Crew.present().leave(where)
     stream = replace(stream, encoder=dressed(plan, _trained(plan, stream.encoder, [network for network, *_ in made]), where))
     kept, refused = fill(store, stream.encoder, pixels, parts.gate, stream.needs, maps, device=where, progress=progress)
     data.dropped.extend(NotAssessed(data.kept[row].item, reason) for row, reason in refused.items())
     facts = {**made[0][1], **({"second": made[1][1]} if len(made) > 1 else {})}
     words, sheets = [word for *_, some, _ in made for word in some], [sheet for *_, some in made for sheet in some]
     return stream, replace(read, used=data.of(kept), training=facts, warnings=words, sheets=sheets)
+
+
+def _trainers(plan: Recipe) -> list[Trainer]:
+    return [trainer for trainer in (plan.train, plan.second_train) if trainer is not None]
 
 
 def _trained(plan: Recipe, untrained: Encoder, networks: Sequence[Encoder]) -> Encoder:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from offmap.pipeline.learn import MAP_ROWS, SMALLEST
 from offmap.pipeline.store import SignalStore
 from offmap.pipeline.stream import BATCH, Progress, chosen
 from offmap.represent.pair import resized
+from offmap.represent.train.parallel import Crew
 from offmap.represent.trained import TrainedEncoder
 
 BYTES = 16 * 1024**3
@@ -105,6 +107,27 @@ def shares(trainer: Trainer, data: Collected, copies: Sequence[Sequence[int]], s
     return found_shares
 
 
+def require_in_step(name: str, trainers: Sequence[Trainer]) -> None:
+    """Refuse several processes where they would not share the work.
+
+    Args:
+        name: of the recipe.
+
+    Raises:
+        ConfigError: nothing is trained, a training does not run in step, or its batch or its minutes cannot be shared.
+    """
+    crew = Crew.present()
+    if crew.size == 1:
+        return
+    alone = [f"train:{trainer.method()}" for trainer in trainers if not trainer.in_step]
+    if alone or not trainers:
+        what = f"{alone[0]} is trained in one process" if alone else f"recipe {name!r} trains no network"
+        raise ConfigError(f"{what}: start one process instead of {crew.size}")
+    for trainer in trainers:
+        settings = trainer.params()
+        crew.require_share(int(settings.get("batch", crew.size)), settings.get("minutes"))
+
+
 def _labels(trainer: Trainer, data: Collected) -> tuple[np.ndarray, list[str]]:
     if not any(data.labels):
         raise ConfigError(
@@ -125,15 +148,26 @@ def _too_few(trainer: Trainer, name: str, images: int, units: int) -> str:
 
 
 def train(
-    trainer: Trainer, pixels: Pixels, data: Collected, parts: Shares, *, seed: int, device: torch.device, progress: Progress | None
+    trainer: Trainer,
+    pixels: Pixels,
+    data: Collected,
+    parts: Shares,
+    *,
+    seed: int,
+    device: torch.device,
+    folder: Path | None,
+    progress: Progress | None,
 ) -> tuple[TrainedEncoder, dict[str, Any], list[str], list[Sheet]]:
     """Train on the parts ``train`` and ``check``.
+
+    Args:
+        folder: for checkpoints; what is found there is gone on with.
 
     Returns:
         The network, facts for the card (with the pictures that a gate may keep), warnings, and all pictures.
 
     Raises:
-        ConfigError: the training went astray.
+        ConfigError: the training went astray, or there are checkpoints of another one.
     """
     rows = np.sort(np.concatenate([parts.train, parts.check]))
     labels, names = codes(data.labels) if trainer.labelled else (None, [])
@@ -145,7 +179,7 @@ def train(
     if progress is not None:
         progress({"event": "train", "done": 0, "total": None})
     start = time.monotonic()
-    found = trainer.train(examples, seed=seed, device=device, progress=progress)
+    found = trainer.train(examples, seed=seed, device=device, folder=folder, progress=progress)
     seconds = round(time.monotonic() - start, 1)
     counts = {} if labels is None else dict(zip(names, np.bincount(labels[rows], minlength=len(names)).tolist(), strict=True))
     kept = [{"picture": sheet.picture, "caption": sheet.caption} for sheet in found.sheets if sheet.made_up]

@@ -65,14 +65,14 @@ def test_a_resumed_run_has_the_losses_and_weights_of_an_uninterrupted_one(tmp_pa
     with pytest.raises(StopError):
         watched(out=tmp_path, progress=until_fifth)
     rest, later = watched(out=tmp_path, resume=True)
-    assert [p.step for p in later] == [5, 6]
-    assert [p.loss for p in first[:4]] + [p.loss for p in later] == [p.loss for p in told]
+    assert [p.loss for p in later[:4]] == [p.loss for p in first[:4]]
+    assert [(p.step, p.loss) for p in later] == [(p.step, p.loss) for p in told]
     assert later[-1].area == told[-1].area
     assert later[-1].held_out == told[-1].held_out
     assert whole.kept == rest.kept
     assert all(torch.equal(v, rest.net.state_dict()[k]) for k, v in whole.net.state_dict().items())
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 5, 6]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from offmap.represent.nets.feature_net import Maps
 from offmap.represent.train import features
 from offmap.represent.train.features import Source, TrainedOnFeatures, train_on_features
 from offmap.represent.train.judged import Judged, Schedule
+from offmap.represent.train.parallel import ALONE, Crew
 from offmap.represent.trained import TrainedEncoder, named
 
 CPU = torch.device("cpu")
@@ -82,9 +83,9 @@ class Diverging(Student):
 
     steps, bad = 0, 10**9
 
-    def loss(self, maps: Maps, rng: torch.Generator) -> Tensor:
+    def loss(self, maps: Maps, rng: torch.Generator, crew: Crew = ALONE) -> Tensor:
         type(self).steps += int(self.training)
-        found = super().loss(maps, rng)
+        found = super().loss(maps, rng, crew)
         return found * math.nan if type(self).steps >= self.bad and self.training else found
 
 

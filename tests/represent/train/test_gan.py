@@ -80,8 +80,7 @@ def test_a_resumed_run_has_the_losses_and_weights_of_an_uninterrupted_one(tmp_pa
         with pytest.raises(StopError):
             watched(out=folder, progress=until)
         rest, later = watched(out=folder, resume=True)
-        assert [p.step for p in later] == list(range(stop, 9))
-        assert [p.loss for p in first[: stop - 1]] + [p.loss for p in later] == [p.loss for p in told]
+        assert [(p.step, p.loss) for p in later] == [(p.step, p.loss) for p in told]
         assert later[-1].area == told[-1].area
         assert whole.kept == rest.kept
         assert all(torch.equal(v, rest.model.state_dict()[k]) for k, v in whole.model.state_dict().items())

@@ -81,11 +81,33 @@ def test_a_resumed_run_has_the_losses_and_weights_of_an_uninterrupted_one(name: 
     with pytest.raises(StopError):
         watched(plan=PLANS[name], out=tmp_path, progress=until_fifth)
     rest, later = watched(plan=PLANS[name], out=tmp_path, resume=True)
-    assert [p.step for p in later] == [5, 6]
-    assert [p.loss for p in first[:4]] + [p.loss for p in later] == [p.loss for p in told]
+    assert [p.loss for p in later[:4]] == [p.loss for p in first[:4]]
+    assert [(p.step, p.loss) for p in later] == [(p.step, p.loss) for p in told]
     assert (later[-1].area, later[-1].held_out, rest.kept) == (told[-1].area, told[-1].held_out, whole.kept)
     assert all(torch.equal(v, rest.net.state_dict()[k]) for k, v in whole.net.state_dict().items())
-    assert [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [1, 2, 3, 4, 5, 5, 6]
+    assert [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_that_ended_early_is_over_when_it_is_gone_on_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    areas = itertools.count(10, -1)
+    monkeypatch.setattr(training._Run, "judged", lambda *_: (0.5, next(areas) / 10))
+    plan = replace(PLAN, steps=20, patience=2)
+    whole, told = watched(plan=plan, out=tmp_path)
+    assert (whole.steps, whole.kept) == (3 * PLAN.check_every, PLAN.check_every)
+    again, later = watched(plan=plan, out=tmp_path, resume=True)
+    assert (again.steps, again.kept, again.notes) == (whole.steps, whole.kept, whole.notes)
+    assert any("were seen best at step" in note for note in again.notes)
+    assert len(later) == len(told)
+    longer, _ = watched(plan=replace(plan, patience=3), out=tmp_path, resume=True)
+    assert longer.steps == 4 * PLAN.check_every
+
+
+def test_a_line_that_a_power_cut_tore_does_not_hinder(tmp_path: Path) -> None:
+    _, told = watched(out=tmp_path)
+    with (tmp_path / "log.jsonl").open("ab") as log:
+        log.write(b'{"step": 7, "lo\x00')
+    _, later = watched(out=tmp_path, resume=True)
+    assert [(p.step, p.loss) for p in later] == [(p.step, p.loss) for p in told]
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:

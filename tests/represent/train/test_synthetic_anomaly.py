@@ -137,11 +137,11 @@ def test_a_resumed_run_has_the_losses_and_weights_of_an_uninterrupted_one(tmp_pa
     with pytest.raises(StopError):
         watched(out=tmp_path, progress=until_fifth)
     rest, later = watched(out=tmp_path, resume=True)
-    assert [p.step for p in later] == [5, 6]
-    assert [p.loss for p in first[:4]] + [p.loss for p in later] == [p.loss for p in told]
+    assert [p.loss for p in later[:4]] == [p.loss for p in first[:4]]
+    assert [(p.step, p.loss) for p in later] == [(p.step, p.loss) for p in told]
     assert (later[-1].area, later[-1].held_out, rest.kept) == (told[-1].area, told[-1].held_out, whole.kept)
     assert all(torch.equal(v, rest.net.state_dict()[k]) for k, v in whole.net.state_dict().items())
-    assert [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [1, 2, 3, 4, 5, 5, 6]
+    assert [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [1, 2, 3, 4, 5, 6]
     for other in ({"seed": 1}, {"images": discs(30)}, {"plan": replace(PLAN, tasks=("pii",))}):
         with pytest.raises(ConfigError, match="was made with another"):
             watched(out=tmp_path, resume=True, **other)

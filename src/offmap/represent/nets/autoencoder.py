@@ -313,7 +313,6 @@ def _quantised(shape: AutoencoderShape) -> Any:
         num_embeddings=shape.entries,
         embedding_dim=shape.latent,
         decay=0.99,
-        ddp_sync=False,
     )
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from offmap.represent.nets.feature_net import FeatureNet, Maps, Shapes, Stack
 from offmap.represent.nets.unet import draw
+from offmap.represent.train.parallel import ALONE, Crew
 
 
 class Discriminator(FeatureNet):
@@ -35,10 +36,10 @@ class Discriminator(FeatureNet):
         """As ``Stack.adapt``."""
         self.stack.adapt(batches)
 
-    def loss(self, maps: Maps, rng: torch.Generator) -> Float[Tensor, ""]:
+    def loss(self, maps: Maps, rng: torch.Generator, crew: Crew = ALONE) -> Float[Tensor, ""]:
         """``max(0, th - D(q)) + max(0, th + D(q + noise))``."""
         own = self.adaptor(self.stack(maps))
-        odd = own + self.noise * torch.randn(own.shape, generator=rng).to(own)
+        odd = own + self.noise * crew.normal(own.shape, rng).to(own)
         usual, strange = self.judge(torch.cat([own, odd])).float().chunk(2)
         total: Tensor = (self.margin - usual).clamp_min(0).mean() + (self.margin + strange).clamp_min(0).mean()
         return total

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from offmap.represent.nets.feature_net import MAX_SIDE, FeatureNet, Maps, Shapes, resized
 from offmap.represent.nets.unet import draw
+from offmap.represent.train.parallel import ALONE, Crew
 
 
 def groups(width: int) -> int:
@@ -60,7 +61,7 @@ class Student(FeatureNet):
         pairs = zip(maps, self.drawn(maps), strict=True)
         return [1 - functional.cosine_similarity(own.float(), seen.float(), dim=1, eps=1e-6) for own, seen in pairs]
 
-    def loss(self, maps: Maps, rng: torch.Generator) -> Float[Tensor, ""]:
+    def loss(self, maps: Maps, rng: torch.Generator, crew: Crew = ALONE) -> Float[Tensor, ""]:
         """Sum over layers of the mean distance."""
         return torch.stack([part.mean() for part in self.distances(maps)]).sum()
 

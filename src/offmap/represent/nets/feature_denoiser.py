@@ -11,6 +11,7 @@ from torch.nn import functional
 from offmap.represent.nets.distillation import groups
 from offmap.represent.nets.feature_net import FeatureNet, Maps, Shapes, Stack, places
 from offmap.represent.nets.unet import draw
+from offmap.represent.train.parallel import ALONE, Crew
 
 LEVELS = 1000
 """Steps T of the schedule."""
@@ -84,11 +85,11 @@ class FeatureDenoiser(FeatureNet):
         found: Tensor = (1 - share).sqrt() * x + share.sqrt() * self.leave(inner).to(x)
         return found
 
-    def loss(self, maps: Maps, rng: torch.Generator) -> Float[Tensor, ""]:
+    def loss(self, maps: Maps, rng: torch.Generator, crew: Crew = ALONE) -> Float[Tensor, ""]:
         """``|eps - eps(sqrt(a_t) x + sqrt(1 - a_t) eps, t)|^2``, t uniform."""
         clean = self.stack(maps)
-        level = torch.randint(LEVELS, (len(clean),), generator=rng).to(clean.device)
-        drawn, share = torch.randn(clean.shape, generator=rng).to(clean), self.signal[level][:, None, None, None]
+        level = crew.part(torch.randint(LEVELS, (len(clean) * crew.size,), generator=rng)).to(clean.device)
+        drawn, share = crew.normal(clean.shape, rng).to(clean), self.signal[level][:, None, None, None]
         return (self.noise(share.sqrt() * clean + (1 - share).sqrt() * drawn, level) - drawn).square().mean()
 
     def inverted(self, clean: Float[Tensor, "n c h w"], steps: Sequence[int]) -> Float[Tensor, "n c h w"]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from offmap.represent.nets.feature_net import FeatureNet, Maps, Shapes, Stack, places
 from offmap.represent.nets.unet import draw
+from offmap.represent.train.parallel import ALONE, Crew
 
 BOUND = 2.0
 """Of the logarithm of a coupling's scale."""
@@ -77,7 +78,7 @@ class PositionFlow(FeatureNet):
         z, volume = self.latent(maps)
         return 0.5 * z.square().sum(dim=1) + 0.5 * z.shape[1] * math.log(2 * math.pi) - volume
 
-    def loss(self, maps: Maps, rng: torch.Generator) -> Float[Tensor, ""]:
+    def loss(self, maps: Maps, rng: torch.Generator, crew: Crew = ALONE) -> Float[Tensor, ""]:
         """Mean negative log density in nats a dimension."""
         return self.oddness(maps).mean() / self.stack.width
 

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from offmap.core.linalg import cholesky, shrunk
 from offmap.core.moments import Moments
+from offmap.represent.train.parallel import ALONE, Crew
 
 Maps = Sequence[Tensor]
 """Feature maps ``(N, C, h, w)`` of one batch, by layer from shallow to deep."""
@@ -30,11 +31,12 @@ class FeatureNet(nn.Module, ABC):
         return
 
     @abstractmethod
-    def loss(self, maps: Maps, rng: torch.Generator) -> Float[Tensor, ""]:
+    def loss(self, maps: Maps, rng: torch.Generator, crew: Crew = ALONE) -> Float[Tensor, ""]:
         """What training makes small.
 
         Args:
-            rng: source of noise, on the CPU.
+            maps: of this process's part of the batch.
+            rng: source of noise, on the CPU, which is drawn for the whole batch.
         """
 
     @abstractmethod

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +33,37 @@ def write(folder: Path, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any
     )
     part = folder / f"{FILE}.part"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        os.replace(part, folder / FILE)
-    except OSError as error:
-        raise ConfigError(
-            f"the checkpoint of {len(content) / 1e6:.0f} MB cannot be written to {folder}: {error.strerror}. "
-            "The one before is whole: make room and go on from it with resume"
-        ) from error
+        with refused(f"the checkpoint of {len(content) / 1e6:.0f} MB cannot be written to {folder}"):
+            folder.mkdir(parents=True, exist_ok=True)
+            part.write_bytes(content)
+            to_disk(part)
+            os.replace(part, folder / FILE)
     finally:
         part.unlink(missing_ok=True)
+    with suppress(OSError):
+        to_disk(folder)
+
+
+@contextmanager
+def refused(what: str) -> Iterator[None]:
+    """What the system refuses to write, as an error that says how to go on.
+
+    Raises:
+        ConfigError: with ``what`` and the system's words.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"{what}: {error.strerror}. The checkpoint before is whole: make room and go on from it with resume") from error
+
+
+def to_disk(path: Path) -> None:
+    """Wait until the disk has a file or a folder, so that a power cut does not take it away again."""
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read(folder: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -60,10 +82,18 @@ def read(folder: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Tensor], 
         known = numbers.pop("identity")
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise ConfigError(f"{path} is no readable checkpoint: delete it and start again ({type(error).__name__})") from error
-    other = [k for k in identity if known.get(k) != json.loads(json.dumps(identity[k]))]
+    wanted = json.loads(json.dumps(identity))
+    other = [_named(k, known.get(k), wanted[k]) for k in wanted if known.get(k) != wanted[k]]
     if other:
-        raise ConfigError(f"{path} was made with another {', '.join(other)}: start again in another folder, or use the same")
+        raise ConfigError(f"{path} was made with another {', '.join(other)}: use the same, or start over, without resume")
     return tensors, numbers
+
+
+def _named(key: str, known: Any, wanted: Any) -> str:
+    """What differs, and of a plan which settings."""
+    if not isinstance(known, dict) or not isinstance(wanted, dict):
+        return key
+    return f"{key} ({', '.join(sorted(k for k in known | wanted if known.get(k, ...) != wanted.get(k, ...)))})"
 
 
 def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

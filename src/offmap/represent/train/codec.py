@@ -1,15 +1,18 @@
 """Training of the codec of a latent diffusion model on normal images."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from offmap.core.errors import ConfigError
+from offmap.represent.digest import tensors_sha256
 from offmap.represent.nets.latent import Codec, CodecShape
 from offmap.represent.train.judged import DescentRun, Schedule, State, Watch
+from offmap.represent.train.parallel import ALONE, Crew
 
 
 @dataclass(frozen=True)
@@ -50,19 +53,31 @@ def train_codec(
     shape: CodecShape,
     plan: CodecPlan,
     *,
+    out: Path | None = None,
     seed: int = 0,
     device: torch.device,
+    resume: bool = False,
     progress: Watch | None = None,
 ) -> TrainedCodec:
     """Train on normal images in [-1, 1]; the checkpoint with the least loss on the held-out ones is kept.
 
+    Args:
+        out: folder for the checkpoint and ``log.jsonl``; nothing is written where there is none.
+        resume: go on from the checkpoint in ``out`` if there is one.
+
     Raises:
-        ConfigError: the loss is not finite before the first checkpoint.
+        ConfigError: a checkpoint of another run or one that cannot be written, or a loss that is not finite before the first one.
         NotAvailableError: MONAI is missing.
     """
     run = _Run(plan, seed, images, held_out, device)
     state = State.fresh(Codec(shape, generator=run.generator((1 << 31) - 1)).to(device), plan)
-    notes = run.go(state, None, {}, progress)
+    identity = {
+        "plan": {k: v for k, v in asdict(plan).items() if k != "patience"},
+        "network": shape.to_json(),
+        "seed": seed,
+        "images": tensors_sha256({"images": images, "held_out": held_out}),
+    }
+    notes = run.sit(state, out, identity, resume=resume, progress=progress)
     net = state.exported()
     net.settle(images)
     with torch.no_grad():
@@ -70,10 +85,10 @@ def train_codec(
     return TrainedCodec(net, error, tuple(notes))
 
 
-def losses(net: Codec, x: Float[Tensor, "n c *s"], kl: float, rng: torch.Generator) -> Float[Tensor, " n"]:
-    """``mean |x - D(z)| + kl mean KL(q(z|x) | N(0, 1))``, z drawn from the posterior q."""
+def losses(net: Codec, x: Float[Tensor, "n c *s"], kl: float, rng: torch.Generator, crew: Crew = ALONE) -> Float[Tensor, " n"]:
+    """``mean |x - D(z)| + kl mean KL(q(z|x) | N(0, 1))``, z drawn from the posterior q; ``x`` is this process's part."""
     mean, deviation = net.posterior(x)
-    noise = torch.randn(mean.shape, generator=rng).to(mean)
+    noise = crew.normal(mean.shape, rng).to(mean)
     back = net.restored(mean + deviation * noise, tuple(x.shape[2:]))
     divergence = 0.5 * (mean.square() + deviation.square() - 2 * deviation.log() - 1)
     return (back.float() - x).abs().flatten(1).mean(dim=1) + kl * divergence.float().flatten(1).mean(dim=1)
@@ -88,15 +103,15 @@ class _Run(DescentRun[Codec]):
     device: torch.device
     criterion: str = "held-out images"
 
-    def loss(self, net: Codec, clean: Tensor, rng: torch.Generator) -> Tensor:
-        x = clean.to(self.device)
+    def loss(self, net: Codec, clean: Tensor, rng: torch.Generator, crew: Crew = ALONE) -> Tensor:
+        x = crew.part(clean).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.precision == "bfloat16"):
-            mean: Tensor = losses(net, x, self.plan.kl, rng).mean()
+            mean: Tensor = losses(net, x, self.plan.kl, rng, crew).mean()
         return mean
 
     def step_loss(self, net: Codec, step: int) -> Tensor:
         rng = self.generator(step)
-        return self.loss(net, self.train[torch.randint(len(self.train), (self.plan.batch,), generator=rng)], rng)
+        return self.loss(net, self.train[torch.randint(len(self.train), (self.plan.batch,), generator=rng)], rng, Crew.present())
 
     def judged(self, average: Codec) -> tuple[float, float]:
         """The share of the pixels' range that is restored stands for the area."""

@@ -120,11 +120,6 @@ def train_diffusion(
             written, or a loss that is not finite before the first checkpoint.
         NotAvailableError: MONAI, einops or the device is missing.
     """
-    crew = Crew.present()
-    if crew.size > 1 and (plan.minutes is not None or plan.batch % crew.size):
-        raise ConfigError(
-            f"{crew.size} processes train in step: give steps and no minutes, and a batch that they can share (batch = {plan.batch})"
-        )
     require_usable(images, "a diffusion model")
     if any(n != plan.size for n in images.shape[2:]):
         raise ConfigError(f"images of shape {tuple(images.shape)} do not have sides of size = {plan.size}")

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,10 +11,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from offmap.core.errors import DataError, SignalError
+from offmap.represent.digest import tensors_sha256
 from offmap.represent.layers import LUMA
 from offmap.represent.nets.student import Student, StudentShape
 from offmap.represent.proxy import phantom
 from offmap.represent.train.judged import DescentRun, Schedule, State, Watch
+from offmap.represent.train.parallel import Crew
 from offmap.represent.train.planted import LESIONS
 from offmap.simulate.anomalies import ANOMALIES
 from offmap.simulate.corruptions import CORRUPTIONS, corrupt
@@ -70,9 +73,11 @@ def distil(
     shape: StudentShape,
     plan: Schedule,
     *,
+    out: Path | None = None,
     variants: int = 3,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    resume: bool = False,
     progress: Watch | None = None,
 ) -> Distilled:
     """Train a student of any teacher; the checkpoint that ranks held-out images most like it is kept.
@@ -80,14 +85,16 @@ def distil(
     Args:
         teacher: called once for each image and variant.
         images, held_out: normal images in [0, 1].
+        out: folder for the checkpoint and ``log.jsonl``; nothing is written where there is none.
         variants: odd ones that are drawn from each image: a local anomaly, a corruption, and one mixed with or replaced by another kind of
             picture, in turn.
+        resume: go on from the checkpoint in ``out`` if there is one; the teacher is asked again.
         progress: told of each step; its area is the rank correlation, moved to [0, 1].
 
     Raises:
         DataError: too few images, or the teacher gives all of them the same score.
         SignalError: a teacher's score is not finite.
-        ConfigError: the loss is not finite before the first checkpoint.
+        ConfigError: a checkpoint of another run or one that cannot be written, or a loss that is not finite before the first one.
     """
     if len(images) < 4 or len(held_out) < 4:
         raise DataError(f"{len(images)} images to learn from and {len(held_out)} to be judged on: four of each are the least")
@@ -95,7 +102,15 @@ def distil(
     lesson, trial = (lesson_of(teacher, some, law, variants, seed + i) for i, some in enumerate((images, held_out)))
     run = _Run(plan, seed, lesson, trial, torch.device(device))
     state = State.fresh(Student(shape, generator=run.generator((1 << 31) - 1)).to(run.device), plan)
-    notes = run.go(state, None, {}, progress)
+    identity = {
+        "plan": {k: v for k, v in asdict(plan).items() if k != "patience"},
+        "network": shape.to_json(),
+        "seed": seed,
+        "variants": variants,
+        "images": tensors_sha256({"images": images, "held_out": held_out}),
+        "teacher": [f"{value:.3g}" for value in law],
+    }
+    notes = run.sit(state, out, identity, resume=resume, progress=progress)
     net = state.exported()
     found = given(net, trial.images, torch.device("cpu"))
     m = len(held_out)
@@ -176,7 +191,7 @@ class _Run(DescentRun[Student]):
         return mean
 
     def step_loss(self, net: Student, step: int) -> Tensor:
-        rows = torch.randint(len(self.lesson.images), (self.plan.batch,), generator=self.generator(step))
+        rows = Crew.present().part(torch.randint(len(self.lesson.images), (self.plan.batch,), generator=self.generator(step)))
         return self.loss(net, self.lesson.images[rows], self.lesson.targets[rows])
 
     def judged(self, average: Student) -> tuple[float, float]:

@@ -15,6 +15,7 @@ from offmap.represent.digest import tensors_sha256
 from offmap.represent.nets.feature_net import FeatureNet, Maps
 from offmap.represent.train.judged import DescentRun, Schedule, State, Watch
 from offmap.represent.train.normal_images import FEW, LEAST, notes_on, require_finite
+from offmap.represent.train.parallel import ALONE, Crew
 from offmap.represent.train.planted import Trial, area_of
 
 KEPT = 1 << 30
@@ -157,13 +158,14 @@ class _Run(DescentRun[N]):
     device: torch.device
     criterion: str = "drawn anomalies"
 
-    def loss(self, net: N, maps: Maps, rng: torch.Generator) -> Tensor:
+    def loss(self, net: N, maps: Maps, rng: torch.Generator, crew: Crew = ALONE) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.precision == "bfloat16"):
-            return net.loss(maps, rng)
+            return net.loss(maps, rng, crew)
 
     def step_loss(self, net: N, step: int) -> Tensor:
-        rng = self.generator(step)
-        return self.loss(net, self.train.take(torch.randint(len(self.train), (self.plan.batch,), generator=rng)), rng)
+        rng, crew = self.generator(step), Crew.present()
+        rows = torch.randint(len(self.train), (self.plan.batch,), generator=rng)
+        return self.loss(net, self.train.take(crew.part(rows)), rng, crew)
 
     def judged(self, average: N) -> tuple[float, float]:
         rng = self.generator(1 << 31)

@@ -21,6 +21,7 @@ from offmap.represent.nets.gan import AdversarialModel, GANShape, code_loss
 from offmap.represent.train import checkpoint
 from offmap.represent.train.judged import JudgedRun, Schedule, State, Watch
 from offmap.represent.train.normal_images import divided, notes_on, require_usable
+from offmap.represent.train.parallel import Crew
 from offmap.represent.train.planted import Trial
 
 BETAS = {"generator": (0.0, 0.9), "critic": (0.0, 0.9), "encoder": (0.9, 0.999)}
@@ -164,7 +165,7 @@ class _Run(JudgedRun[AdversarialModel]):
 
     def step(self, state: State[AdversarialModel]) -> float:
         rng = self.generator(state.step)
-        x = self.train[torch.randint(len(self.train), (self.plan.batch,), generator=rng)].to(self.device)
+        x = Crew.present().part(self.train[torch.randint(len(self.train), (self.plan.batch,), generator=rng)]).to(self.device)
         x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
         encodes = self.plan.encodes(state.step, state.seconds)
         value = self._encode(state, x) if encodes else self._compete(state, x, rng)
@@ -189,7 +190,7 @@ class _Run(JudgedRun[AdversarialModel]):
     def _compete(self, state: State[AdversarialModel], real: Tensor, rng: torch.Generator) -> float:
         """One step of the critic, one of the generator; the critic's loss."""
         own = state.net.train()
-        codes = [torch.randn(len(real), self.plan.latent, generator=rng).to(self.device) for _ in range(2)]
+        codes = [Crew.present().normal((len(real), self.plan.latent), rng).to(self.device) for _ in range(2)]
         with self._cast():
             with torch.no_grad():
                 made = own.generator(codes[0])
@@ -222,13 +223,15 @@ class _Run(JudgedRun[AdversarialModel]):
 
     def _descend(self, state: State[AdversarialModel], name: str, loss: Tensor, rate: float) -> float:
         """One step of one network's weights; NaN where none could be made."""
-        value = float(loss.detach())
+        crew = Crew.present()
+        value = crew.mean(float(loss.detach()), loss.device)
         if not math.isfinite(value):
             return math.nan
         weights = list(getattr(state.net, name).parameters())
         state.optimiser.zero_grad()
         for weight, slope in zip(weights, torch.autograd.grad(loss, weights), strict=True):
             weight.grad = slope
+        crew.average(weights)
         if not bool(torch.isfinite(torch.nn.utils.clip_grad_norm_(weights, self.plan.clip))):
             return math.nan
         for group in state.optimiser.param_groups:

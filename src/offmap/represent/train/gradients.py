@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from offmap.represent.train.parallel import Crew
+
 
 class SummedGradients(nn.Module):
     """Sums the gradients of some weights over all steps, as buffers, so that they are saved, averaged and kept with the weights.
@@ -23,6 +25,6 @@ class SummedGradients(nn.Module):
     def _adder(self, key: str) -> Callable[[Tensor], None]:
         def add(weight: Tensor) -> None:
             if weight.grad is not None:
-                self.get_buffer(key).add_(weight.grad)
+                self.get_buffer(key).add_(Crew.present().shared(weight.grad))
 
         return add

@@ -1,11 +1,10 @@
 """Training whose checkpoints are judged without labels: steps, running mean, the best so far, exact resume, and what ends it early."""
 
 import copy
-import json
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -14,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from offmap.core.errors import ConfigError
-from offmap.represent.train import checkpoint
+from offmap.represent.train import checkpoint, log
 from offmap.represent.train.checkpoint import under
 from offmap.represent.train.parallel import Crew
 from offmap.represent.train.randomness import generator_of
+from offmap.represent.train.shared_norm import share_norms
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -87,6 +87,16 @@ class Judged:
     area: float
     done: float
 
+    def to_json(self) -> dict[str, Any]:
+        """JSON values; None for NaN."""
+        return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Judged":
+        """The inverse of ``to_json``."""
+        numbers = {k: math.nan if values.get(k) is None else float(values[k]) for k in ("loss", "held_out", "area", "done")}
+        return cls(int(values["step"]), **numbers)
+
 
 Watch = Callable[[Judged], None]
 
@@ -106,6 +116,7 @@ class State(Generic[N]):
         best_area: area of the one that is kept.
         kept: its step.
         waits: checkpoints since then.
+        held_out, area: of the last checkpoint; NaN before the first.
     """
 
     net: N
@@ -118,10 +129,13 @@ class State(Generic[N]):
     best_area: float = math.nan
     kept: int = 0
     waits: int = 0
+    held_out: float = math.nan
+    area: float = math.nan
 
     @classmethod
     def fresh(cls, net: N, schedule: Schedule) -> "State[N]":
         """Before the first step."""
+        share_norms(net)
         return cls(net, copy.deepcopy(net), torch.optim.AdamW(net.parameters(), lr=schedule.rate, weight_decay=0.0))
 
     def save(self, folder: Path, identity: dict[str, Any]) -> None:
@@ -158,7 +172,7 @@ class State(Generic[N]):
         return _still(self.average, {})
 
 
-_NUMBERS = ("step", "seconds", "highest", "best_area", "kept", "waits")
+_NUMBERS = ("step", "seconds", "highest", "best_area", "kept", "waits", "held_out", "area")
 
 
 def _still(average: N, weights: dict[str, Tensor]) -> N:
@@ -203,14 +217,26 @@ class JudgedRun(ABC, Generic[N]):
         """Held-out loss and area of the running mean, which is kept when the area has not fallen."""
         state.average.eval()
         with torch.no_grad():
-            held_out, area = self.judged(state.average)
+            found, device = self.judged(state.average), next(state.average.parameters()).device
+        held_out, area = (Crew.present().mean(value, device) for value in found)
         state.judge(area, self.plan.margin)
         return held_out, area
 
     def sit(self, state: State[N], out: Path | None, identity: dict[str, Any], *, resume: bool, progress: Watch | None) -> list[str]:
-        """One sitting, from the checkpoint in ``out`` on where ``resume`` and there is one; otherwise as ``go``."""
+        """One sitting, from the checkpoint in ``out`` on where ``resume`` and there is one; otherwise as ``go``.
+
+        Args:
+            progress: told of the steps of earlier sittings first, as far as the log has them.
+        """
+        crew = Crew.present()
+        crew.require_share(self.plan.batch, self.plan.minutes)
         if out is not None and resume and (out / checkpoint.FILE).is_file():
             state.load(*checkpoint.read(out, identity))
+        crew.agree(state.step, next(state.net.parameters()).device)
+        if out is not None and crew.rank == 0:
+            for values in log.upto(out, state.step, cut=True):
+                if progress is not None:
+                    progress(Judged.from_json(values))
         return self.go(state, out, identity, progress)
 
     def go(self, state: State[N], out: Path | None, identity: dict[str, Any], progress: Watch | None) -> list[str]:
@@ -224,23 +250,27 @@ class JudgedRun(ABC, Generic[N]):
         Raises:
             ConfigError: the loss is not finite before the first checkpoint, or a checkpoint cannot be written.
         """
-        before, start, held_out, area = state.seconds, time.monotonic(), math.nan, math.nan
+        before, start = state.seconds, time.monotonic()
         first = Crew.present().rank == 0
-        while self.plan.done(state.step, state.seconds) < 1:
+        while self.plan.done(state.step, state.seconds) < 1 and state.waits < self.plan.patience:
             loss = self.step(state)
             if math.isnan(loss):
                 return [_diverged(state, self.plan)]
             state.seconds = before + time.monotonic() - start
             done = self.plan.done(state.step, state.seconds)
-            if state.step % self.plan.check_every == 0 or done >= 1:
-                held_out, area = self.check(state)
-                if out is not None and first:
+            due = state.step % self.plan.check_every == 0 or done >= 1
+            if due:
+                state.held_out, state.area = self.check(state)
+            now = Judged(state.step, loss, state.held_out, state.area, done)
+            if out is not None and first:
+                log.add(out, now.to_json(), keep=due)
+                if due:
                     state.save(out, identity)
-            if first:
-                _report(Judged(state.step, loss, held_out, area, done), out, progress)
-            if state.waits >= self.plan.patience:
-                return [f"ended at step {state.step}: {self.criterion} were seen best at step {state.kept}, whose weights are kept"]
-        return []
+            if progress is not None and first:
+                progress(now)
+        if state.waits < self.plan.patience:
+            return []
+        return [f"ended at step {state.step}: {self.criterion} were seen best at step {state.kept}, whose weights are kept"]
 
 
 class DescentRun(JudgedRun[N]):
@@ -264,7 +294,7 @@ class DescentRun(JudgedRun[N]):
         if not math.isfinite(value):
             return math.nan
         loss.backward()
-        crew.average(state.net)
+        crew.average(state.net.parameters())
         size = torch.nn.utils.clip_grad_norm_(state.net.parameters(), self.plan.clip)
         if not bool(torch.isfinite(size)):
             return math.nan
@@ -279,13 +309,3 @@ def _diverged(state: State[N], plan: Schedule) -> str:
     if not state.best:
         raise ConfigError(f"{what}, before the first checkpoint: take a lower rate than {plan.rate}, or precision = 'float32'")
     return f"ended early: {what}; the weights are those of step {state.kept}"
-
-
-def _report(now: Judged, out: Path | None, progress: Watch | None) -> None:
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        values = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(now).items()}
-        with (out / "log.jsonl").open("a") as log:
-            log.write(json.dumps(values) + "\n")
-    if progress is not None:
-        progress(now)

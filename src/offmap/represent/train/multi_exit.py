@@ -3,8 +3,9 @@
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -16,10 +17,13 @@ from offmap.core.encoder import Input
 from offmap.core.errors import ConfigError
 from offmap.represent.classifier import ClassifierEncoder
 from offmap.represent.device import resolve_device
+from offmap.represent.digest import tensors_sha256
 from offmap.represent.layers import normalise
 from offmap.represent.multi_exit import Exits, WithExits
 from offmap.represent.nets.multi_exit import STAGES, MultiExitResNet
+from offmap.represent.train import checkpoint
 from offmap.represent.train.augment import Augment, augmented
+from offmap.represent.train.parallel import Crew
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +94,10 @@ def train_multi_exit(
     spec: Input,
     depth: int = 18,
     width: int = 64,
+    out: Path | None = None,
     seed: int = 0,
     device: str = "cpu",
+    resume: bool = False,
     progress: Callable[[int, float, float], None] | None = None,
     watch: Callable[[int, MultiExitResNet], None] | None = None,
     held_out: Int64[Tensor, " m"] | None = None,
@@ -102,14 +108,19 @@ def train_multi_exit(
         images: prepared, in [0, 1].
         labels: 0 ... K-1.
         spec: what the network sees: size and normalisation of the images.
+        out: folder for the checkpoint; nothing is written where there is none.
         seed: of weights, division, batches and views.
-        progress: told epoch, mean loss, and area on the held-out images.
+        resume: go on from the checkpoint in ``out`` if there is one.
+        progress: told epoch, mean loss, and area on the held-out images; first of the epochs of earlier sittings.
         watch: given the epoch and the network as it is after it, in eval mode; what it changes is trained on.
         held_out: rows that choose the checkpoint; ``plan.held_out`` of each class, at random, when None.
 
     Raises:
-        ConfigError: labels are not 0 ... K-1 with at least two images each, K of 2 or more, or a class is missing on one side.
+        ConfigError: labels are not 0 ... K-1 with at least two images each, K of 2 or more, or a class is missing on one side; a
+            checkpoint of another run or one that cannot be written; several processes.
     """
+    if Crew.present().size > 1:
+        raise ConfigError("a network with exits is trained in one process: start one")
     counts = labels.bincount() if len(labels) and int(labels.min()) >= 0 else torch.zeros(0)
     if len(counts) < 2 or int(counts.min()) < 2 or len(labels) != len(images):
         raise ConfigError(f"labels must be 0 ... K-1, K of 2 or more, two images of each, one for each of the {len(images)} images")
@@ -118,18 +129,57 @@ def train_multi_exit(
     net = MultiExitResNet(len(counts), depth=depth, channels=spec.channels, width=width, generator=rng)
     net = net.to(place).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.SGD(net.parameters(), lr=plan.rate, momentum=plan.momentum, weight_decay=plan.weight_decay)
-    best, areas = copy.deepcopy(net.state_dict()), list[float]()
+    state = _State(net, optimiser, rng, copy.deepcopy(net.state_dict()))
+    data = {"images": images, "labels": labels, "rows": held_out}
+    identity = {"plan": asdict(plan), "network": [depth, width, spec.channels, spec.size], "seed": seed, "images": tensors_sha256(data)}
+    if out is not None and resume and (out / checkpoint.FILE).is_file():
+        state.load(*checkpoint.read(out, identity))
     for epoch in range(plan.epochs):
-        loss = _epoch(net, optimiser, images, labels, train, plan, epoch, spec, rng)
-        areas.append(_area(net, images[held_out], labels[held_out], spec, plan.batch))
-        if areas[-1] >= max(areas):
-            best = copy.deepcopy(net.state_dict())
+        if epoch >= len(state.areas):
+            state.losses.append(_epoch(net, optimiser, images, labels, train, plan, epoch, spec, rng))
+            state.keep(_area(net, images[held_out], labels[held_out], spec, plan.batch))
+            if watch is not None:
+                watch(epoch, net)
+            if out is not None:
+                state.save(out, identity)
         if progress is not None:
-            progress(epoch, loss, areas[-1])
-        if watch is not None:
-            watch(epoch, net)
-    net.load_state_dict(best)
-    return TrainedExits(net.to(memory_format=torch.contiguous_format).eval(), tuple(areas), _last_best(areas), train, held_out)
+            progress(epoch, state.losses[epoch], state.areas[epoch])
+    net.load_state_dict(state.best)
+    still = net.to(memory_format=torch.contiguous_format).eval()
+    return TrainedExits(still, tuple(state.areas), _last_best(state.areas), train, held_out)
+
+
+@dataclass(slots=True)
+class _State:
+    """All that changes in a run."""
+
+    net: MultiExitResNet
+    optimiser: torch.optim.SGD
+    rng: torch.Generator
+    best: dict[str, Tensor]
+    areas: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+
+    def keep(self, area: float) -> None:
+        """After an epoch: its weights, unless an earlier one was better."""
+        self.areas.append(area)
+        if area >= max(self.areas):
+            self.best = copy.deepcopy(self.net.state_dict())
+
+    def save(self, folder: Path, identity: dict[str, Any]) -> None:
+        """Write the checkpoint."""
+        tensors = {f"net.{k}": v for k, v in self.net.state_dict().items()} | {f"best.{k}": v for k, v in self.best.items()}
+        moments = checkpoint.moments_of(self.optimiser).items()
+        tensors |= {"rng": self.rng.get_state(), **{f"optimiser.{k}": v for k, v in moments if v is not None}}
+        checkpoint.write(folder, tensors, {"areas": self.areas, "losses": self.losses}, identity)
+
+    def load(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+        """Go on from what ``save`` wrote."""
+        self.net.load_state_dict(checkpoint.under("net", tensors))
+        self.best = checkpoint.under("best", tensors)
+        checkpoint.take_moments(self.optimiser, checkpoint.under("optimiser", tensors))
+        self.rng.set_state(tensors["rng"])
+        self.areas, self.losses = list(numbers["areas"]), list(numbers["losses"])
 
 
 def _last_best(areas: Sequence[float]) -> int:

@@ -17,6 +17,7 @@ from offmap.represent.restoration import absolute, normalised, squared
 from offmap.represent.train.coarse_noise import coarse_noise, foreground
 from offmap.represent.train.gradients import SummedGradients
 from offmap.represent.train.judged import Schedule
+from offmap.represent.train.parallel import ALONE, Crew
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class ReconstructionPlan(Schedule):
         return AutoencoderShape(self.kind, channels, sides, self.widths)
 
     @abstractmethod
-    def losses(self, net: Autoencoder, clean: Float[Tensor, "n c *s"], rng: torch.Generator) -> Float[Tensor, " n"]:
-        """Loss of each image; all randomness is drawn from the generator."""
+    def losses(self, net: Autoencoder, clean: Float[Tensor, "n c *s"], rng: torch.Generator, crew: Crew = ALONE) -> Float[Tensor, " m"]:
+        """Loss of each image of this process's part of the batch; all randomness is drawn from the generator, for the whole batch."""
 
     def oddness(self, net: Autoencoder, images: Float[Tensor, "n c *s"]) -> Float[Tensor, " n"]:
         """Score by which checkpoints are judged, higher = odder: the mean squared error."""
@@ -63,11 +64,11 @@ class ReconstructionPlan(Schedule):
         return
 
 
-def surprise(errors: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+def surprise(errors: Float[Tensor, " n"], crew: Crew = ALONE) -> Float[Tensor, " n"]:
     """``e / 2m + (log m) / 2`` of mean squared errors e, m their mean over the batch, without gradient: in nats a pixel value and up to a
     constant, the surprise at the images under the deviation that fits the batch best. Gradients do not fade as errors do.
     """
-    mean = errors.detach().mean().clamp_min(1e-12)
+    mean = crew.shared(errors.detach().mean()).clamp_min(1e-12)
     return 0.5 * errors / mean + 0.5 * mean.log()
 
 
@@ -88,11 +89,12 @@ class AutoencoderPlan(ReconstructionPlan):
     def shape(self, channels: int, sides: tuple[int, ...]) -> AutoencoderShape:
         return AutoencoderShape("ae", channels, sides, self.widths, self.latent, uncertainty=self.uncertainty)
 
-    def losses(self, net: Autoencoder, clean: Float[Tensor, "n c *s"], rng: torch.Generator) -> Float[Tensor, " n"]:
+    def losses(self, net: Autoencoder, clean: Float[Tensor, "n c *s"], rng: torch.Generator, crew: Crew = ALONE) -> Float[Tensor, " m"]:
+        clean = crew.part(clean)
         found: Restored = net(clean)
         error: Tensor = (clean - found.images).square()
         if found.log_variance is None:
-            return surprise(error.flatten(1).mean(dim=1))
+            return surprise(error.flatten(1).mean(dim=1), crew)
         return 0.5 * (error * torch.exp(-found.log_variance) + found.log_variance).flatten(1).mean(dim=1)
 
     def oddness(self, net: Autoencoder, images: Float[Tensor, "n c *s"]) -> Float[Tensor, " n"]:
@@ -125,13 +127,14 @@ class DAEPlan(ReconstructionPlan):
                 f"noise = {self.noise} must lie in (0, 10], grid = {self.grid} in 1..1024, background = {self.background} in [0, 1)"
             )
 
-    def losses(self, net: Autoencoder, clean: Float[Tensor, "n c *s"], rng: torch.Generator) -> Float[Tensor, " n"]:
-        found: Restored = net(self.noised(clean, rng))
-        return surprise((found.images - clean).square().flatten(1).mean(dim=1))
+    def losses(self, net: Autoencoder, clean: Float[Tensor, "n c *s"], rng: torch.Generator, crew: Crew = ALONE) -> Float[Tensor, " m"]:
+        found: Restored = net(self.noised(clean, rng, crew))
+        return surprise((found.images - crew.part(clean)).square().flatten(1).mean(dim=1), crew)
 
-    def noised(self, clean: Float[Tensor, "n c *s"], rng: torch.Generator) -> Float[Tensor, "n c *s"]:
+    def noised(self, clean: Float[Tensor, "n c *s"], rng: torch.Generator, crew: Crew = ALONE) -> Float[Tensor, "m c *s"]:
         """With coarse noise on the foreground."""
-        noise = coarse_noise(tuple(clean.shape), deviation=self.noise, grid=self.grid, generator=rng).to(clean)
+        noise = crew.part(coarse_noise(tuple(clean.shape), deviation=self.noise, grid=self.grid, generator=rng)).to(clean)
+        clean = crew.part(clean)
         return clean + noise * foreground(clean, self.background)
 
     def oddness(self, net: Autoencoder, images: Float[Tensor, "n c *s"]) -> Float[Tensor, " n"]:
@@ -169,13 +172,13 @@ class VAEPlan(ReconstructionPlan):
     def shape(self, channels: int, sides: tuple[int, ...]) -> AutoencoderShape:
         return AutoencoderShape("vae", channels, sides, self.widths, self.latent)
 
-    def losses(self, net: Autoencoder, clean: Float[Tensor, "n c *s"], rng: torch.Generator) -> Float[Tensor, " n"]:
-        model, clean = _vae(net), self._mutated(clean, rng)
+    def losses(self, net: Autoencoder, clean: Float[Tensor, "n c *s"], rng: torch.Generator, crew: Crew = ALONE) -> Float[Tensor, " m"]:
+        model, clean = _vae(net), crew.part(self._mutated(clean, rng))
         mean, log_variance = model.encode(clean)
-        drawn = torch.randn(mean.shape, generator=rng).to(mean)
+        drawn = crew.normal(mean.shape, rng).to(mean)
         errors = (clean - model.decode(mean + (0.5 * log_variance).exp() * drawn)).square().flatten(1).mean(dim=1)
         if model.training:
-            model.follow(errors.detach().mean())
+            model.follow(crew.shared(errors.detach().mean()))
         own = 0.5 * errors / model.deviation.square() + model.deviation.log() + 0.5 * math.log(2 * math.pi)
         return own + self.beta * divergence(mean, log_variance).float() / clean[0].numel()
 
@@ -218,9 +221,10 @@ class VQVAEPlan(ReconstructionPlan):
     def shape(self, channels: int, sides: tuple[int, ...]) -> AutoencoderShape:
         return AutoencoderShape("vq_vae", channels, sides, self.widths, self.latent, self.entries)
 
-    def losses(self, net: Autoencoder, clean: Float[Tensor, "n c *s"], rng: torch.Generator) -> Float[Tensor, " n"]:
+    def losses(self, net: Autoencoder, clean: Float[Tensor, "n c *s"], rng: torch.Generator, crew: Crew = ALONE) -> Float[Tensor, " m"]:
+        clean = crew.part(clean)
         found: Restored = net(clean)
-        own = surprise((clean - found.images).square().flatten(1).mean(dim=1))
+        own = surprise((clean - found.images).square().flatten(1).mean(dim=1), crew)
         return own if found.penalty is None else own + found.penalty
 
 

@@ -13,6 +13,7 @@ from offmap.represent.nets.autoencoder import Autoencoder, autoencoder
 from offmap.represent.train.judged import DescentRun, State, Watch
 from offmap.represent.train.normal_images import divided, notes_on, require_usable
 from offmap.represent.train.objectives import ReconstructionPlan
+from offmap.represent.train.parallel import ALONE, Crew
 from offmap.represent.train.planted import Trial
 
 
@@ -101,17 +102,17 @@ class _Run(DescentRun[Autoencoder]):
         self.plan.prepare(net)
         return State.fresh(net, self.plan)
 
-    def loss(self, net: Autoencoder, clean: Tensor, rng: torch.Generator) -> Tensor:
+    def loss(self, net: Autoencoder, clean: Tensor, rng: torch.Generator, crew: Crew = ALONE) -> Tensor:
         """Mean of the plan's losses."""
         x = clean.to(self.device)
         x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.precision == "bfloat16"):
-            mean: Tensor = self.plan.losses(net, x, rng).float().mean()
+            mean: Tensor = self.plan.losses(net, x, rng, crew).float().mean()
         return mean
 
     def step_loss(self, net: Autoencoder, step: int) -> Tensor:
         rng = self.generator(step)
-        return self.loss(net, self.train[torch.randint(len(self.train), (self.plan.batch,), generator=rng)], rng)
+        return self.loss(net, self.train[torch.randint(len(self.train), (self.plan.batch,), generator=rng)], rng, Crew.present())
 
     def judged(self, average: Autoencoder) -> tuple[float, float]:
         self.plan.settle(average, self.trial.normal.to(self.device))

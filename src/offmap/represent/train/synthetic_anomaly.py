@@ -17,6 +17,7 @@ from offmap.represent.digest import tensors_sha256
 from offmap.represent.nets.synthetic_anomaly import Objective, SyntheticAnomalyNet, SyntheticAnomalyShape
 from offmap.represent.train.judged import DescentRun, Schedule, State, Watch
 from offmap.represent.train.normal_images import divided, notes_on, require_finite, require_usable
+from offmap.represent.train.parallel import Crew
 from offmap.represent.train.trials import AUCp, HeldOutTask, Judge
 from offmap.simulate.lesions import foreground
 from offmap.simulate.tasks import SMALLEST, TASKS, Altered, Pixels, Region
@@ -212,7 +213,8 @@ class _Run(DescentRun[SyntheticAnomalyNet]):
         return torch.stack(parts).sum() if parts else pixels.new_tensor(math.nan)
 
     def step_loss(self, net: SyntheticAnomalyNet, step: int) -> Tensor:
-        return self.loss(net, *self.batch(step))
+        pixels, labels, classes = (Crew.present().part(some) for some in self.batch(step))
+        return self.loss(net, pixels, labels, classes)
 
     def judged(self, average: SyntheticAnomalyNet) -> tuple[float, float]:
         trial = self.held_out

@@ -55,6 +55,7 @@ class OnFeatures(Schedule, Trainer):
     check_every: int = 100
 
     fewest: ClassVar[int] = LEAST
+    in_step: ClassVar[bool] = True
     depth: ClassVar[int] = 2
     """Layers that are read when none is named."""
 
@@ -101,13 +102,17 @@ class OnFeatures(Schedule, Trainer):
         kept = under("base", dict(weights))
         return rebuild(config, kept or None, given=None if kept else self.base, device=str(device))
 
-    def train(self, data: Examples, *, seed: int, device: torch.device, progress: Event | None = None) -> Trained:
+    def train(
+        self, data: Examples, *, seed: int, device: torch.device, folder: Path | None = None, progress: Event | None = None
+    ) -> Trained:
         follow = Followed(self.check_every, self.steps, progress)
 
         base = _opened(self.base, self.size, str(device))
         layers = read_layers_of(base, self.reads, self.depth)
         net = self.network(shapes_of(base, layers, device), torch.Generator().manual_seed(seed))
-        found = train_on_features(net, base, layers, data.images, data.check, self, seed=seed, device=device, progress=follow)
+        found = train_on_features(
+            net, base, layers, data.images, data.check, self, out=folder, seed=seed, device=device, resume=True, progress=follow
+        )
         facts = {
             "base": base.name,
             "layers": list(layers),

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -37,6 +38,7 @@ class ReconstructionTrainer(ReconstructionPlan, Trainer):
     channels: int = 1
 
     fewest: ClassVar[int] = LEAST
+    in_step: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,10 +67,14 @@ class ReconstructionTrainer(ReconstructionPlan, Trainer):
         found = normalise(images, self.input)
         return found.expand(-1, self.channels, *found.shape[2:])
 
-    def train(self, data: Examples, *, seed: int, device: torch.device, progress: Event | None = None) -> Trained:
+    def train(
+        self, data: Examples, *, seed: int, device: torch.device, folder: Path | None = None, progress: Event | None = None
+    ) -> Trained:
         follow = Followed(self.check_every, self.steps, progress, figures=5)
 
-        found = train_reconstruction(self.seen(data.images), self, seed=seed, device=str(device), held_out=data.check, progress=follow)
+        found = train_reconstruction(
+            self.seen(data.images), self, out=folder, seed=seed, device=str(device), resume=True, held_out=data.check, progress=follow
+        )
         facts = {"steps": found.steps, "kept_step": found.kept, **follow.facts()}
         weak = (
             f"The network hardly finds anomalies that were drawn into unseen images: AUROC {found.area:.2f}; train longer or on more images"

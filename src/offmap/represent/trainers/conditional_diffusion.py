@@ -1,6 +1,7 @@
 """A pixel diffusion model that is told of classes: of the label, or of any column of a table, such as the view or the scanner."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
@@ -43,6 +44,8 @@ class ConditionalDiffusion(Diffusion):
     def _told(self) -> bool:
         return self.condition == "likeliest"
 
-    def train(self, data: Examples, *, seed: int, device: torch.device, progress: Event | None = None) -> Trained:
+    def train(
+        self, data: Examples, *, seed: int, device: torch.device, folder: Path | None = None, progress: Event | None = None
+    ) -> Trained:
         dropout = self.label_dropout
-        return self._trained(data, data.labels, seed=seed, device=device, progress=progress, label_dropout=dropout)
+        return self._trained(data, data.labels, seed=seed, device=device, folder=folder, progress=progress, label_dropout=dropout)

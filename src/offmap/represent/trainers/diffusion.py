@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -37,6 +38,7 @@ class Diffusion(DiffusionPlan, Trainer):
     channels: int = 1
 
     fewest: ClassVar[int] = LEAST
+    in_step: ClassVar[bool] = True
     reference: ClassVar[str] = (
         "Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models, NeurIPS 2022, arXiv 2206.00364"
     )
@@ -69,8 +71,10 @@ class Diffusion(DiffusionPlan, Trainer):
         except BundleError as error:
             raise ConfigError(str(error)) from error
 
-    def train(self, data: Examples, *, seed: int, device: torch.device, progress: Event | None = None) -> Trained:
-        return self._trained(data, None, seed=seed, device=device, progress=progress)
+    def train(
+        self, data: Examples, *, seed: int, device: torch.device, folder: Path | None = None, progress: Event | None = None
+    ) -> Trained:
+        return self._trained(data, None, seed=seed, device=device, folder=folder, progress=progress)
 
     def _trained(
         self,
@@ -79,14 +83,23 @@ class Diffusion(DiffusionPlan, Trainer):
         *,
         seed: int,
         device: torch.device,
+        folder: Path | None = None,
         progress: Event | None = None,
         label_dropout: float = 0.2,
     ) -> Trained:
         follow = Followed(self.check_every, self.steps, progress)
         grey = normalise(data.images, Input(self.size, self.channels, (0.0,) * self.channels, (1.0,) * self.channels))
-        where = str(device)
         found = train_diffusion(
-            grey, self, seed=seed, device=where, held_out=data.check, labels=labels, label_dropout=label_dropout, progress=follow
+            grey,
+            self,
+            out=folder,
+            seed=seed,
+            device=str(device),
+            resume=True,
+            held_out=data.check,
+            labels=labels,
+            label_dropout=label_dropout,
+            progress=follow,
         )
         shown = draw(found.net, tuple(grey.shape[1:]), count=COLUMNS * ROWS, seed=seed, device=torch.device("cpu"))
         facts = {"steps": found.steps, "kept_step": found.kept, **follow.facts()}

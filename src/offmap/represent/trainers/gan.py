@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -36,6 +37,7 @@ class GAN(GANPlan, Trainer):
     channels: int = 1
 
     fewest: ClassVar[int] = LEAST
+    in_step: ClassVar[bool] = True
     reference: ClassVar[str] = (
         "Schlegl et al., f-AnoGAN: Fast Unsupervised Anomaly Detection with Generative Adversarial Networks, Med. Image Anal. 54, 2019"
     )
@@ -58,7 +60,9 @@ class GAN(GANPlan, Trainer):
         except BundleError as error:
             raise ConfigError(str(error)) from error
 
-    def train(self, data: Examples, *, seed: int, device: torch.device, progress: Event | None = None) -> Trained:
+    def train(
+        self, data: Examples, *, seed: int, device: torch.device, folder: Path | None = None, progress: Event | None = None
+    ) -> Trained:
         critic = Followed(self.check_every, self.steps, progress, criterion=None, what="critic")
         encoder = Followed(self.check_every, self.steps, progress)
 
@@ -66,7 +70,7 @@ class GAN(GANPlan, Trainer):
             (encoder if now.done > 1 - self.encoding else critic)(now)
 
         grey = normalise(data.images, Input(self.size, self.channels, (0.0,) * self.channels, (1.0,) * self.channels))
-        found = train_gan(grey, self, seed=seed, device=str(device), held_out=data.check, progress=tell)
+        found = train_gan(grey, self, out=folder, seed=seed, device=str(device), resume=True, held_out=data.check, progress=tell)
         facts = {"steps": found.steps, "kept_step": found.kept, **encoder.facts(), **critic.facts()}
         weak = (
             f"The model hardly finds anomalies that were drawn into unseen images: AUROC {found.area:.2f}; train longer or on more images"

@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from offmap.core.encoder import Encoder, Input
 from offmap.core.errors import BundleError, ConfigError
-from offmap.core.trainer import Event, Examples, Trained, Trainer
+from offmap.core.trainer import Event, Examples, Sheet, Trained, Trainer
 from offmap.represent.latent_diffusion import CODEC, NET, LatentDiffusionEncoder
 from offmap.represent.layers import normalise
 from offmap.represent.nets.latent import Codec, CodecShape, coded
@@ -45,6 +47,7 @@ class LatentDiffusion(DiffusionPlan, Trainer):
     kl: float = 1e-4
 
     fewest: ClassVar[int] = LEAST
+    in_step: ClassVar[bool] = True
     reference: ClassVar[str] = (
         "Rombach et al., High-Resolution Image Synthesis with Latent Diffusion Models, CVPR 2022, arXiv 2112.10752; for anomalies: "
         "Graham et al., 2023, arXiv 2307.03777"
@@ -84,7 +87,9 @@ class LatentDiffusion(DiffusionPlan, Trainer):
         except BundleError as error:
             raise ConfigError(str(error)) from error
 
-    def train(self, data: Examples, *, seed: int, device: torch.device, progress: Event | None = None) -> Trained:
+    def train(
+        self, data: Examples, *, seed: int, device: torch.device, folder: Path | None = None, progress: Event | None = None
+    ) -> Trained:
         grey = normalise(data.images, Input(self.size, self.channels, (0.0,) * self.channels, (1.0,) * self.channels)).float()
         total = None if self.steps is None else self.code_steps + self.steps
         own = torch.ones(len(grey), dtype=torch.bool)
@@ -94,25 +99,51 @@ class LatentDiffusion(DiffusionPlan, Trainer):
             Followed(self.check_every, total, progress, self.code_steps),
         )
         plan = self._code_plan()
-        codec = train_codec(2 * grey[own] - 1, 2 * grey[data.check] - 1, self._codec, plan, seed=seed, device=device, progress=first)
-        found = train_diffusion(grey, self, seed=seed, device=str(device), held_out=data.check, codec=codec.net, progress=follow)
+        places = (None, None) if folder is None else (folder / "codec", folder / "denoiser")
+        codec = train_codec(
+            2 * grey[own] - 1,
+            2 * grey[data.check] - 1,
+            self._codec,
+            plan,
+            out=places[0],
+            seed=seed,
+            device=device,
+            resume=True,
+            progress=first,
+        )
+        found = train_diffusion(
+            grey,
+            self,
+            out=places[1],
+            seed=seed,
+            device=str(device),
+            resume=True,
+            held_out=data.check,
+            codec=codec.net,
+            progress=follow,
+        )
         net = codec.net.cpu()
-        codes = tuple(coded(net, 2 * grey[:1] - 1, torch.device("cpu")).shape[1:])
-        drawn = draw(found.net, codes, count=COLUMNS * ROWS, seed=seed, device=torch.device("cpu"))
-        with torch.no_grad():
-            shown = net.decode(drawn, tuple(grey.shape[2:]))
-            own = 2 * grey[data.check][:COLUMNS] - 1
-            back = net.restored(net.posterior(own)[0], tuple(own.shape[2:]))
         facts = {"steps": found.steps, "kept_step": found.kept, **follow.facts(), **first.facts()}
-        facts |= {"codec_error": round(codec.error, 4), "code_shape": list(codes)}
+        facts |= {"codec_error": round(codec.error, 4), "code_shape": list(coded(net, 2 * grey[:1] - 1, torch.device("cpu")).shape[1:])}
         state = {CODEC + k: v.detach().cpu() for k, v in net.state_dict().items()}
         state |= {NET + k: v.detach().cpu() for k, v in found.net.state_dict().items()}
         state[SIGMA] = torch.tensor(found.net.sigma_data, dtype=torch.float64)
-        kept = "Above, images that trained nothing; below, what is left of them in codes. What is lost there is never seen."
-        sheets = [made_up(shown, "Drawn by the model from noise, as codes, and decoded."), compared([own, back], kept)]
+        sheets = _sheets(net, found.net, grey[data.check][:COLUMNS], seed)
         return Trained(state, facts, [*codec.notes, *found.notes, *weak(found.area)], sheets)
 
     def _code_plan(self) -> CodecPlan:
         """The codec is trained as the diffusion model is, in steps of its own."""
         shared = ("batch", "rate", "warmup", "clip", "average", "precision", "check_every", "patience")
         return CodecPlan(steps=self.code_steps, kl=self.kl, **{name: getattr(self, name) for name in shared})
+
+
+def _sheets(codec: Codec, net: EDMDenoiser, held_out: Float[Tensor, "n c *s"], seed: int) -> list[Sheet]:
+    """What the model draws, and what the codec makes of images that trained nothing."""
+    own = 2 * held_out - 1
+    codes = tuple(coded(codec, own[:1], torch.device("cpu")).shape[1:])
+    drawn = draw(net, codes, count=COLUMNS * ROWS, seed=seed, device=torch.device("cpu"))
+    with torch.no_grad():
+        shown = codec.decode(drawn, tuple(own.shape[2:]))
+        back = codec.restored(codec.posterior(own)[0], tuple(own.shape[2:]))
+    words = "Above, images that trained nothing; below, what is left of them in codes. What is lost there is never seen."
+    return [made_up(shown, "Drawn by the model from noise, as codes, and decoded."), compared([own, back], words)]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -75,7 +76,9 @@ class MultiExit(ExitPlan, Trainer):
                 raise ConfigError(f"weights do not fit a multi-exit network: {str(error)[:300]}") from error
         return with_own_exits(net.eval(), self.input, device=str(device))
 
-    def train(self, data: Examples, *, seed: int, device: torch.device, progress: Event | None = None) -> Trained:
+    def train(
+        self, data: Examples, *, seed: int, device: torch.device, folder: Path | None = None, progress: Event | None = None
+    ) -> Trained:
         if data.labels is None:
             raise ConfigError("train:multi_exit needs a label for each image")
         follow = Followed(1, self.epochs, progress, criterion="validation_auroc")
@@ -92,8 +95,10 @@ class MultiExit(ExitPlan, Trainer):
             spec=self.input,
             depth=self.depth,
             width=self.width,
+            out=folder,
             seed=seed,
             device=str(device),
+            resume=True,
             progress=tell,
             held_out=data.check,
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -66,8 +67,11 @@ class DistilledDiffusion(Diffusion):
         except BundleError as error:
             raise ConfigError(str(error)) from error
 
-    def train(self, data: Examples, *, seed: int, device: torch.device, progress: Event | None = None) -> Trained:
-        taught = super().train(data, seed=seed, device=device, progress=progress)
+    def train(
+        self, data: Examples, *, seed: int, device: torch.device, folder: Path | None = None, progress: Event | None = None
+    ) -> Trained:
+        places = (None, None) if folder is None else (folder / "teacher", folder / "student")
+        taught = super().train(data, seed=seed, device=device, folder=places[0], progress=progress)
         encoder = super().open(0, taught.state, device=device)
         if not isinstance(encoder, DiffusionEncoder):
             raise ConfigError("the teacher of a student must be a diffusion model")
@@ -82,9 +86,11 @@ class DistilledDiffusion(Diffusion):
             seen[data.check],
             self._student,
             plan,
+            out=places[1],
             variants=self.variants,
             seed=seed,
             device=device,
+            resume=True,
             progress=lambda now: follow(replace(now, area=2 * now.area - 1)),
         )
         facts = {**taught.facts, **follow.facts(), "rank_correlation_with_teacher": round(found.agreement, 4)}

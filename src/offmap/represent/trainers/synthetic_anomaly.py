@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -43,6 +44,7 @@ class SyntheticAnomaly(SyntheticAnomalyPlan, Trainer):
     channels: int = 1
 
     fewest: ClassVar[int] = LEAST
+    in_step: ClassVar[bool] = True
     reference: ClassVar[str] = (
         "Tan et al., FPI, MELBA 2022, arXiv 2011.04197; PII, MICCAI 2021, arXiv 2107.02622; Schlueter et al., NSA, ECCV 2022, arXiv "
         "2109.15222; Li et al., CutPaste, CVPR 2021, arXiv 2104.04015; Baugh et al., Many Tasks, MICCAI 2023, arXiv 2307.00899"
@@ -68,11 +70,15 @@ class SyntheticAnomaly(SyntheticAnomalyPlan, Trainer):
         except BundleError as error:
             raise ConfigError(str(error)) from error
 
-    def train(self, data: Examples, *, seed: int, device: torch.device, progress: Event | None = None) -> Trained:
+    def train(
+        self, data: Examples, *, seed: int, device: torch.device, folder: Path | None = None, progress: Event | None = None
+    ) -> Trained:
         follow = Followed(self.check_every, self.steps, progress, criterion="held_out_task_auroc")
 
         seen = normalise(data.images, Input(self.size, self.channels, (0.0,) * self.channels, (1.0,) * self.channels))
-        found = train_synthetic_anomaly(seen, self, seed=seed, device=str(device), held_out=data.check, progress=follow)
+        found = train_synthetic_anomaly(
+            seen, self, out=folder, seed=seed, device=str(device), resume=True, held_out=data.check, progress=follow
+        )
         facts = {"steps": found.steps, "kept_step": found.kept, **follow.facts()}
         weak = (
             f"The network hardly finds what the task {self.held_out_task}, which it was not trained on, does to unseen images: "

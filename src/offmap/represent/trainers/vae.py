@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -43,10 +44,22 @@ class VAE(Beside, VAEPlan, ReconstructionTrainer):
         except BundleError as error:
             raise ConfigError(str(error)) from error
 
-    def train(self, data: Examples, *, seed: int, device: torch.device, progress: Event | None = None) -> Trained:
-        found = super().train(data, seed=seed, device=device, progress=progress)
+    def train(
+        self, data: Examples, *, seed: int, device: torch.device, folder: Path | None = None, progress: Event | None = None
+    ) -> Trained:
+        found = super().train(data, seed=seed, device=device, folder=folder, progress=progress)
         tell = Followed(self.check_every, self.steps, progress, criterion=None, what="companion", figures=5)
-        beside = train_beside(self.seen(data.images), self, self, seed=seed, device=str(device), held_out=data.check, progress=tell)
+        beside = train_beside(
+            self.seen(data.images),
+            self,
+            self,
+            out=folder,
+            seed=seed,
+            device=str(device),
+            resume=True,
+            held_out=data.check,
+            progress=tell,
+        )
         return replace(found, state={**found.state, **beside})
 
     def _sheets(self, net: nets.Autoencoder, own: Float[Tensor, "n c *s"], seed: int) -> list[Sheet]:

@@ -1,0 +1,97 @@
+"""Where the checkpoints of a gate's training lie until the gate is there: a folder that holds nothing else."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from offmap.core.bundle import LITTER
+from offmap.core.errors import ConfigError
+from offmap.pipeline.inputs import PathLike
+from offmap.pipeline.stream import Progress
+from offmap.represent.train import checkpoint, log
+from offmap.represent.train.parallel import Crew
+
+OWN = LITTER | {name + end for name in (checkpoint.FILE, log.FILE) for end in ("", ".part")}
+"""Names of files that may be taken away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoints:
+    """The folder of one fit.
+
+    Args:
+        resume: go on with the training that is there, instead of starting it over.
+    """
+
+    folder: Path
+    resume: bool
+
+    @classmethod
+    def of(cls, folder: PathLike, *, resume: bool) -> "Checkpoints":
+        """Look before anything is read.
+
+        Raises:
+            ConfigError: there is something else in the folder, or it is a file.
+        """
+        require_own(Path(folder))
+        return cls(Path(folder), resume)
+
+    def warn(self, progress: Progress) -> None:
+        """Say that a training will be started over, while there is still time."""
+        if not self.resume and begun(self.folder):
+            what = f"the training in {self.folder}, which was interrupted, is started over; with --resume (resume=True) it would go on"
+            progress({"event": "warning", "message": what})
+
+    def opened(self, trainings: int, device: torch.device) -> Sequence[Path]:
+        """A folder for each training, empty unless they are gone on with; processes that train together wait for the first one."""
+        crew = Crew.present()
+        if not self.resume and crew.rank == 0:
+            clear(self.folder)
+        crew.agree(0, device)
+        return [self.folder / name for name in ("first", "second")][:trainings] if trainings > 1 else [self.folder]
+
+
+def beside(gate: Path) -> Path:
+    """The folder for the checkpoints of a gate, ``GATE.training``."""
+    named = gate if gate.name not in ("", "..") else gate.resolve()
+    return named.parent / f"{named.name}.training"
+
+
+def require_own(folder: Path) -> None:
+    """Refuse a folder that holds anything but checkpoints, which would be in danger.
+
+    Raises:
+        ConfigError: it does, or it is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; the checkpoints of the training need a folder of that name")
+    foreign = sorted(path.name for path in folder.rglob("*") if not path.is_dir() and path.name not in OWN)
+    if foreign:
+        raise ConfigError(
+            f"{folder}, where the checkpoints of the training belong, holds {foreign[0]!r}: move it, or name the gate otherwise"
+        )
+
+
+def begun(folder: Path) -> bool:
+    """Whether there is a checkpoint to go on from."""
+    return any(folder.rglob(checkpoint.FILE))
+
+
+def clear(folder: Path) -> None:
+    """Take checkpoints and empty folders away, and nothing else."""
+    if not folder.is_dir():
+        return
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir() and not path.is_symlink():
+            _without(path)
+        elif path.name in OWN:
+            path.unlink(missing_ok=True)
+    if not folder.is_symlink():
+        _without(folder)
+
+
+def _without(folder: Path) -> None:
+    if not any(folder.iterdir()):
+        folder.rmdir()
