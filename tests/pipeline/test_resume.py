@@ -133,10 +133,12 @@ def test_without_resume_a_training_starts_over_and_another_one_is_refused(tmp_pa
             offmap.fit(**{"train": discs, "recipe": "vae", "settings": SHORT, "jobs": 0, "training": place, "resume": True, **changed})
     again = offmap.fit(discs, recipe="vae", settings=SHORT, jobs=0, training=place, progress=told.append, seed=1)
     assert [event["done"] for event in told if event["event"] == "train"] == [0, 2, 4, 6, 8]
+    assert again.card["training"]["seconds"] >= round(checkpoint.spent(place), 1) > 0
     (warning,) = [event["message"] for event in told if event["event"] == "warning"]
     assert "is started over; with --resume" in warning
     over = offmap.fit(discs, recipe="vae", settings=SHORT, jobs=0, training=place, resume=True, seed=1)
     require_same(again, over, discs)
+    assert over.card["training"]["seconds"] >= round(checkpoint.spent(place), 1)
 
 
 def test_what_is_no_checkpoint_is_left_alone(tmp_path: Path) -> None:

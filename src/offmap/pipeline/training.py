@@ -21,6 +21,7 @@ from offmap.pipeline.learn import MAP_ROWS, SMALLEST
 from offmap.pipeline.store import SignalStore
 from offmap.pipeline.stream import BATCH, Progress, chosen
 from offmap.represent.pair import resized
+from offmap.represent.train import checkpoint
 from offmap.represent.train.parallel import Crew
 from offmap.represent.trained import TrainedEncoder
 
@@ -178,9 +179,9 @@ def train(
     )
     if progress is not None:
         progress({"event": "train", "done": 0, "total": None})
-    start = time.monotonic()
+    before, start = 0.0 if folder is None else checkpoint.spent(folder), time.monotonic()
     found = trainer.train(examples, seed=seed, device=device, folder=folder, progress=progress)
-    seconds = round(time.monotonic() - start, 1)
+    seconds = round(before + time.monotonic() - start, 1)
     counts = {} if labels is None else dict(zip(names, np.bincount(labels[rows], minlength=len(names)).tolist(), strict=True))
     kept = [{"picture": sheet.picture, "caption": sheet.caption} for sheet in found.sheets if sheet.made_up]
     facts = {

@@ -89,6 +89,17 @@ def read(folder: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Tensor], 
     return tensors, numbers
 
 
+def spent(folder: Path) -> float:
+    """Seconds that the trainings whose checkpoints lie in a folder have taken so far; unreadable ones count nothing."""
+    from safetensors import SafetensorError, safe_open
+
+    total = 0.0
+    for path in folder.rglob(FILE):
+        with suppress(SafetensorError, OSError, KeyError, ValueError), safe_open(path, "pt") as file:
+            total += float(json.loads((file.metadata() or {})["run"])["seconds"])
+    return total
+
+
 def _named(key: str, known: Any, wanted: Any) -> str:
     """What differs, and of a plan which settings."""
     if not isinstance(known, dict) or not isinstance(wanted, dict):

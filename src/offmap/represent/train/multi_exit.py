@@ -2,6 +2,7 @@
 
 import copy
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -136,10 +137,12 @@ def train_multi_exit(
         state.load(*checkpoint.read(out, identity))
     for epoch in range(plan.epochs):
         if epoch >= len(state.areas):
+            start = time.monotonic()
             state.losses.append(_epoch(net, optimiser, images, labels, train, plan, epoch, spec, rng))
             state.keep(_area(net, images[held_out], labels[held_out], spec, plan.batch))
             if watch is not None:
                 watch(epoch, net)
+            state.seconds += time.monotonic() - start
             if out is not None:
                 state.save(out, identity)
         if progress is not None:
@@ -159,6 +162,7 @@ class _State:
     best: dict[str, Tensor]
     areas: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
+    seconds: float = 0.0
 
     def keep(self, area: float) -> None:
         """After an epoch: its weights, unless an earlier one was better."""
@@ -171,7 +175,7 @@ class _State:
         tensors = {f"net.{k}": v for k, v in self.net.state_dict().items()} | {f"best.{k}": v for k, v in self.best.items()}
         moments = checkpoint.moments_of(self.optimiser).items()
         tensors |= {"rng": self.rng.get_state(), **{f"optimiser.{k}": v for k, v in moments if v is not None}}
-        checkpoint.write(folder, tensors, {"areas": self.areas, "losses": self.losses}, identity)
+        checkpoint.write(folder, tensors, {"areas": self.areas, "losses": self.losses, "seconds": self.seconds}, identity)
 
     def load(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         """Go on from what ``save`` wrote."""
@@ -180,6 +184,7 @@ class _State:
         checkpoint.take_moments(self.optimiser, checkpoint.under("optimiser", tensors))
         self.rng.set_state(tensors["rng"])
         self.areas, self.losses = list(numbers["areas"]), list(numbers["losses"])
+        self.seconds = numbers["seconds"]
 
 
 def _last_best(areas: Sequence[float]) -> int:
