@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -17,15 +17,26 @@ class Input:
     """What an encoder wants to see.
 
     Args:
-        size: side of its square input in pixels.
+        size: side of its square input in pixels, of its cubic one in voxels.
         channels: 1 or 3; grey images are repeated.
         mean, std: per channel, for pixels in [0, 1]: ``(x - mean) / std``.
+        axes: of space, 2 (images) or 3 (volumes).
     """
 
     size: int
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    axes: int = 2
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """``(H, W)`` or ``(D, H, W)``."""
+        return (self.size,) * self.axes
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values; two axes of space go without saying."""
+        return {key: value for key, value in asdict(self).items() if (key, value) != ("axes", 2)}
 
 
 class Encoder(ABC):

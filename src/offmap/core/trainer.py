@@ -22,12 +22,12 @@ class Examples:
     """Images to train on, in memory.
 
     Args:
-        images: prepared, in [0, 1]; one channel, or three.
+        images: prepared, in [0, 1]; one channel, or three; two axes of space, or three.
         labels: 0 ... K-1 for each, every class at least once on either side; None without classes.
         check: rows that choose the checkpoint and train nothing; no patient and no copy is on both sides.
     """
 
-    images: Float[Tensor, "n c h w"]
+    images: Float[Tensor, "n c *s"]
     labels: Int64[Tensor, " n"] | None
     check: Int64[Tensor, " m"]
 
@@ -95,6 +95,17 @@ class Trainer(Component, ABC):
     @abstractmethod
     def input(self) -> Input:
         """What the network will see; known before an image is read."""
+
+    def over_volumes(self) -> "Trainer":
+        """The same for volumes, ``(C, D, H, W)``.
+
+        Raises:
+            ConfigError: its network sees images only; the message says why.
+        """
+        raise ConfigError(
+            f"--volumes does not go with train:{self.method()}, whose network sees images of two axes: leave --volumes out, and each slice "
+            "is an item; or take a recipe whose network sees volumes (vae, dae, gan, diffusion, latent-diffusion, synthetic-anomaly)"
+        )
 
     @abstractmethod
     def open(self, classes: int, state: Mapping[str, Tensor] | None, *, device: torch.device) -> Encoder:

@@ -31,7 +31,7 @@ def card(gate: "Gate") -> dict[str, Any]:
             "name": gate.encoder.name,
             "sha256": gate.encoder.sha256,
             "layers": list(gate.encoder.layers),
-            "input": f"{gate.encoder.input.size} x {gate.encoder.input.size} pixels",
+            "input": f"{' x '.join(map(str, gate.encoder.input.sides))} {'pixels' if gate.encoder.input.axes == 2 else 'voxels'}",
             **measurement(gate),
         },
         **({"training": gate.facts["training"]} if gate.facts.get("training") else {}),

@@ -68,12 +68,12 @@ def cost(encoder: Encoder, scorer: "Scorer", store: SignalStore, division: Seque
         ``share`` of the calibration images that need the second part; ``ms_first``, ``ms_then`` that the networks take for an image where
         they run, measured on noise on this machine; ``ms_mean`` of an in-distribution image.
     """
-    size, channels, needs, passed = encoder.input.size, encoder.input.channels, scorer.needs, []
+    sides, channels, needs, passed = encoder.input.sides, encoder.input.channels, scorer.needs, []
     for k, parts in enumerate(division):
         for batch in store.batches(parts.calibrate, needs, device=device):
             passed.append(scorer.ensemble.undecided(batch, fold=k))
     share = float(torch.cat(passed).double().mean())
-    images = torch.rand(TRIED, channels, size, size, generator=torch.Generator().manual_seed(0)).to(device)
+    images = torch.rand(TRIED, channels, *sides, generator=torch.Generator().manual_seed(0)).to(device)
     first, then = (_milliseconds(encoder, images, some) for some in (needs - scorer.dear, scorer.dear))
     found = {"share": share, "ms_first": first, "ms_then": then, "ms_mean": first + share * then}
     return {name: float(f"{value:.3g}") for name, value in found.items()}

@@ -30,7 +30,7 @@ from offmap.pipeline.resumable import Checkpoints
 from offmap.pipeline.saved import kept_weights
 from offmap.pipeline.store import SignalStore
 from offmap.pipeline.stream import Progress, Stream
-from offmap.pipeline.training import Pixels, fill, require_in_step, shares
+from offmap.pipeline.training import Pixels, fill, require_in_step, require_room, shares
 from offmap.pipeline.training import train as train_network
 from offmap.report.fitting import FitPage
 from offmap.represent.device import resolve_device
@@ -116,7 +116,7 @@ def fit(
     known_labels = table_of(labels, train, axes)
     stream = Stream(
         network,
-        plan.preparation(network.input.size),
+        plan.preparation(network.input.size, network.input.axes),
         scores | watched(network) | ({"features.last"} if keep_neighbours else set()),
         jobs=max(1, cores() // Crew.present().size) if jobs is None else jobs,
         form_seed=seed if plan.forms.random else None,
@@ -181,12 +181,13 @@ def _plan(
 ) -> Recipe:
     """The recipe with all choices, which go together."""
     spec = encoder if isinstance(encoder, str) else None
-    plan = recipes.with_choices(recipes.read(name, settings, cascade=cascade), encoder=spec, layers=layers, alpha=alpha)
+    plan = recipes.with_choices(recipes.read(name, settings, cascade=cascade, volumes=volumes), encoder=spec, layers=layers, alpha=alpha)
     if encoder is not None and not isinstance(encoder, str):
         plan = recipes.without_training(plan)
     if isinstance(encoder, KlipEncoder):
         plan = replace(plan, klip=None)
     _check(plan, settings, volumes)
+    plan = replace(plan, train=plan.train.over_volumes()) if volumes and plan.train is not None else plan
     require_in_step(plan.name, _trainers(plan))
     return plan
 
@@ -202,9 +203,8 @@ def _check(plan: Recipe, settings: Mapping[str, str], volumes: bool) -> None:
     if idle:
         raise ConfigError(f"--set {idle[0]} changes nothing: the encoder that was given is trained already")
     given = [name for name in ("layers", "text", "exits") if getattr(own, name)] if plan.train is not None else []
-    if plan.train is not None and (given or volumes):
-        what = "--volumes" if volumes else f"[encoder] {given[0]}"
-        raise ConfigError(f"{what} does not go with [encoder] spec = {own.spec!r}, which trains a network on images")
+    if plan.train is not None and given:
+        raise ConfigError(f"[encoder] {given[0]} does not go with [encoder] spec = {own.spec!r}, which trains a network on images")
 
 
 def _place(plan: Recipe, training: PathLike | None, resume: bool) -> Checkpoints | None:
@@ -222,7 +222,9 @@ def _encoder(plan: Recipe, given: Given | None, device: torch.device, *, volumes
     chosen = plan.encoder.spec if given is None or isinstance(given, str) else given
     own = plan.encoder
     network = open_encoder(chosen, layers=own.layers, device=str(device), trust_classifier=trust, text=own.text, exits=own.exits)
-    if volumes:
+    if network.input.axes == 3 and not volumes:
+        raise ConfigError(f"encoder {network.name} sees volumes: give --volumes")
+    if volumes and network.input.axes == 2:
         network = SliceWise(network) if plan.encoder.volumes == "slices" else Patches(network)
     return dressed(plan, _with_second(plan, network, device), device)
 
@@ -313,6 +315,8 @@ def read_images(
         )
         return data.n + len(data.dropped), 0
     found = paths(train, volumes=stream.volumes)
+    if isinstance(store, Pixels):
+        require_room(min(len(found.sources), limit or len(found.sources)), stream.encoder.input)
     order = np.random.default_rng(seed).permutation(len(found.sources))
     shuffled: list[Source] = [found.sources[i] for i in order]
     first = MAP_ROWS if maps else 0

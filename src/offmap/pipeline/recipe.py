@@ -22,6 +22,8 @@ from offmap.represent.trained import PREFIX as TRAIN
 from offmap.represent.trained import trainer_of
 
 STANDARD = "standard"
+VOLUMES = "volumes"
+"""Table of what a recipe changes with ``--volumes``: ``[volumes.train] size = 32``."""
 _STAGES = ("encoder", "train", "klip", "second", "prepare", "forms", "score", "cascade", "calibrate", "decide", "evidence")
 
 
@@ -130,13 +132,17 @@ class Recipe:
         """Whether a network is trained for the gate."""
         return self.train is not None or self.second_train is not None
 
-    def preparation(self, size: int) -> Preparation:
-        """The steps for an encoder whose input is ``size`` pixels wide.
+    def preparation(self, size: int, axes: int = 2) -> Preparation:
+        """The steps for an encoder whose input is ``size`` pixels wide, and with three axes as deep where no depth is said.
 
         Raises:
             ConfigError: unknown step or parameter, with the nearest name.
         """
-        tables = [{"method": name, **{k: size if v == "encoder" else v for k, v in table.items()}} for name, table in self.prepare]
+        deep = {"depth": size} if axes == 3 else {}
+        tables = [
+            {"method": name, **(deep if name == "resize" else {}), **{k: size if v == "encoder" else v for k, v in table.items()}}
+            for name, table in self.prepare
+        ]
         return Preparation.from_json(tables, where="prepare")
 
     def to_json(self) -> dict[str, Any]:
@@ -161,7 +167,7 @@ class Recipe:
         return {**({} if self.second is None else self.second.params()), **train}
 
 
-def read(name: str = STANDARD, settings: Mapping[str, str] | None = None, *, cascade: Sequence[str] = ()) -> Recipe:
+def read(name: str = STANDARD, settings: Mapping[str, str] | None = None, *, cascade: Sequence[str] = (), volumes: bool = False) -> Recipe:
     """A recipe by name or TOML file, with ``--set`` changes.
 
     Args:
@@ -169,11 +175,15 @@ def read(name: str = STANDARD, settings: Mapping[str, str] | None = None, *, cas
         settings: ``{"score.knn.k": "5"}``, parsed by the field's type.
         cascade: what runs first, and what runs where that is undecided: two recipes of one part, or detectors that read the encoder of
             ``name``; see ``offmap.pipeline.cascading``.
+        volumes: make the changes of the recipe's table ``[volumes]``, before those of ``settings``.
 
     Raises:
         ConfigError: no such recipe, TOML that does not parse, unknown table or key (with the nearest name), bad value.
     """
     tables = merged(_tables, name, cascade) if cascade else _tables(name)
+    changes = tables.pop(VOLUMES, {})
+    if volumes:
+        tables = _changed(tables, {key: value for key, value in changes.items() if key != "score" or not cascade})
     for key, text in (settings or {}).items():
         _apply(tables, key, text)
     return _build("-".join(Path(one).stem for one in cascade) or Path(name).stem, tables)
@@ -210,6 +220,12 @@ def with_choices(recipe: Recipe, *, encoder: str | None, layers: Sequence[str], 
 def without_training(recipe: Recipe) -> Recipe:
     """The recipe for a network that is given as an object."""
     return recipe if recipe.train is None else replace(recipe, encoder=replace(recipe.encoder, spec=EncoderChoice.spec), train=None)
+
+
+def _changed(table: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A table with other values, inside its tables too."""
+    inner = {k: _changed(table.get(k, {}), v) if isinstance(v, Mapping) else v for k, v in changes.items()}
+    return {**table, **inner}
 
 
 def _tables(name: str) -> dict[str, Any]:

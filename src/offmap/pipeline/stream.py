@@ -193,7 +193,7 @@ class Stream:
             images = stack([e.pixels for i in fresh if isinstance(e := batch.entries[i], Image)]).to(self.device)
             signals = dict(self.encoder.encode(images, self.needs))
         elif known and (static := self.needs & set(STATIC)):
-            blank = torch.zeros(1, self.encoder.input.channels, *(self.encoder.input.size,) * 2, device=self.device)
+            blank = torch.zeros(1, self.encoder.input.channels, *self.encoder.input.sides, device=self.device)
             signals = dict(self.encoder.encode(blank, static))
         if cache is not None and fresh:
             cache.put([_row(batch, i, n, signals) for n, i in enumerate(fresh)])

@@ -1,5 +1,7 @@
 """The network of a gate from the gate's own images: some train it, the others fit and calibrate what reads it."""
 
+import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from offmap.calibrate.split import split
 from offmap.core.duplicates import equal, join
-from offmap.core.encoder import Encoder
+from offmap.core.encoder import Encoder, Input
 from offmap.core.errors import ConfigError, DataError
 from offmap.core.trainer import Examples, Sheet, Trainer
 from offmap.core.types import Signals
@@ -54,10 +57,59 @@ class Pixels:
         self.images.extend(batch.unbind())
 
     def take(self, rows: np.ndarray) -> Tensor:
-        """Some of them as ``(n, C, H, W)``; grey is repeated where colour is met."""
+        """Some of them as ``(n, C, *S)``; grey is repeated where colour is met."""
         chosen = [self.images[int(row)] for row in rows]
         channels = max(len(image) for image in chosen)
-        return torch.stack([image.expand(channels, -1, -1) for image in chosen])
+        return torch.stack([image.expand(channels, *image.shape[1:]) for image in chosen])
+
+
+def require_room(count: int, seen: Input) -> None:
+    """Refuse more images than fit into memory, before one is read.
+
+    Args:
+        count: of images that will be read.
+        seen: what the network sees.
+
+    Raises:
+        ConfigError: they would take more than ``BYTES``, or than the machine has.
+    """
+    needed, room = 4 * count * seen.channels * math.prod(seen.sides), min(BYTES, _installed())
+    if needed > room:
+        size = " x ".join(map(str, seen.sides))
+        raise ConfigError(
+            f"{count} items of {size} would fill {needed / 1e9:.1f} GB of memory, {room / 1e9:.1f} GB are the most: train on fewer with "
+            "--limit, or take a smaller --set train.size"
+        )
+
+
+def _installed() -> int:
+    """Bytes of memory that the machine has; ``BYTES`` where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return BYTES
+
+
+def fitting(images: Float[Tensor, "n c *s"], seen: Input) -> Float[Tensor, "n c *t"]:
+    """Images at the size that the network sees.
+
+    Raises:
+        ConfigError: volumes of another size, or of another number of axes than it sees.
+    """
+    sides = tuple(images.shape[2:])
+    if sides == seen.sides:
+        return images
+    if len(sides) == seen.axes == 2:
+        return resized(images, seen.size)
+    has, wants = (" x ".join(map(str, some)) for some in (sides, seen.sides))
+    raise ConfigError(
+        f"items of {has} were prepared, and a network for {wants} is to be trained: "
+        + (
+            'end the steps with [prepare.resize] size = "encoder" and change its size with --set train.size'
+            if len(sides) == seen.axes
+            else ("give --volumes, or an array of images" if seen.axes == 2 else "give volumes, or leave --volumes out")
+        )
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +225,7 @@ def train(
     rows = np.sort(np.concatenate([parts.train, parts.check]))
     labels, names = codes(data.labels) if trainer.labelled else (None, [])
     examples = Examples(
-        resized(pixels.take(rows), trainer.input.size),
+        fitting(pixels.take(rows), trainer.input),
         None if labels is None else torch.from_numpy(labels[rows]),
         torch.from_numpy(np.searchsorted(rows, parts.check)),
     )
@@ -207,14 +259,15 @@ def fill(
     device: torch.device,
     progress: Progress | None,
 ) -> tuple[np.ndarray, dict[int, str]]:
-    """Put the signals of some images into the store; what only maps need, for the first ``MAP_ROWS``.
+    """Put the signals of some images into the store; what only maps need, for the first ``MAP_ROWS``. Volumes go one by one.
 
     Returns:
         Rows that are in the store, and those that the encoder cannot assess, with the reason.
     """
     kept, refused = [], dict[int, str]()
-    for start in range(0, len(rows), BATCH):
-        some = rows[start : start + BATCH]
+    size = BATCH if encoder.input.axes == 2 else 1
+    for start in range(0, len(rows), size):
+        some = rows[start : start + size]
         asked = needs | (maps if start < MAP_ROWS else frozenset())
         signals = encoder.encode(pixels.take(some).to(device), asked)
         bad = encoder.refused(signals)

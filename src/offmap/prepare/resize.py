@@ -13,6 +13,9 @@ from offmap.prepare.resampler import resample, resample_mask
 SMALLEST = 16
 """Shortest side in pixels that is worth a score, unless a recipe says another."""
 
+FEWEST = 2
+"""Slices from which an image is a volume that can be resampled along its depth."""
+
 
 @dataclass(frozen=True)
 class Resize(Step):
@@ -20,7 +23,7 @@ class Resize(Step):
 
     Args:
         size: new height and width in pixels.
-        depth: new number of slices of a volume; None keeps them.
+        depth: new number of slices of a volume; None keeps them. Where it is given, images of one slice are refused as ``small``.
         smallest: images with a side (height or width) below this are refused as ``small``.
     """
 
@@ -35,14 +38,18 @@ class Resize(Step):
                 raise ConfigError(f"resize: {name} = {value} must lie in 1..8192")
 
     def __call__(self, image: Image) -> Image:
-        """As ``Step``; images below ``smallest`` are refused as ``small``."""
+        """As ``Step``; images below ``smallest``, or of one slice where a depth is given, are refused as ``small``."""
         refuse_small(image, self.smallest)
+        if self.depth is not None and (len(image.spatial) == 2 or image.spatial[0] < FEWEST):
+            raise ReadError("small", f"the image is a single slice; a volume of {FEWEST} slices or more is needed")
         pixels = image.pixels.astype(np.float32, copy=False)
         planes = () if len(image.spatial) == 2 else (self.depth or image.spatial[0],)
         return on_grid(image, resample(pixels, (*planes, self.size, self.size)))
 
     def describe(self) -> str:
         """In words."""
+        if self.depth is not None:
+            return f"resized to {self.depth} slices of {self.size} x {self.size} pixels, antialiased"
         return f"resized to {self.size} x {self.size} pixels, antialiased"
 
 

@@ -138,7 +138,7 @@ class AutoencoderEncoder(Encoder):
         shape = model.shape
         self.name, self.layers = name, ()
         self.provides = frozenset({"image", *KINDS}) - _beyond(shape)
-        self.input = Input(shape.sides[-1], shape.channels, (0.0,) * shape.channels, (1.0,) * shape.channels)
+        self.input = Input(shape.sides[-1], shape.channels, (0.0,) * shape.channels, (1.0,) * shape.channels, shape.axes)
         weights = self.state()
         require_finite(weights, WHAT)
         self.sha256 = tensors_sha256(weights, note=json.dumps(shape.to_json(), sort_keys=True))

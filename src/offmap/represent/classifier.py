@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -263,7 +262,7 @@ class ClassifierEncoder(Encoder):
             "sha256": self.sha256,
             "layers": list(self._parts),
             "head": self._head,
-            "input": asdict(self.input),
+            "input": self.input.to_json(),
             **({"class_names": list(self.class_names)} if self.class_names else {}),
         }
 

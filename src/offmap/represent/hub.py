@@ -3,7 +3,6 @@
 import copy
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -154,7 +153,7 @@ class HubEncoder(Encoder):
             "name": self.name,
             "sha256": self.sha256,
             "layers": list(self.layers),
-            "input": asdict(self.input),
+            "input": self.input.to_json(),
             "model": self._model_config,
         }
 

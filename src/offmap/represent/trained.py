@@ -74,7 +74,7 @@ class TrainedEncoder(Encoder):
         """Number of logits; 0 where the network was trained without labels."""
         return self.inner.classes if self.class_names else 0
 
-    def encode(self, images: Float[Tensor, "n c h w"], needs: frozenset[str]) -> Signals:
+    def encode(self, images: Float[Tensor, "n c *s"], needs: frozenset[str]) -> Signals:
         """As ``Encoder.encode``."""
         return self.inner.encode(images, needs)
 

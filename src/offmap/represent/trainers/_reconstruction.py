@@ -11,7 +11,7 @@ from torch import Tensor
 
 from offmap.core.encoder import Encoder, Input
 from offmap.core.errors import BundleError, ConfigError
-from offmap.core.trainer import Event, Examples, Sheet, Trained, Trainer
+from offmap.core.trainer import Event, Examples, Sheet, Trained
 from offmap.represent.autoencoder import AutoencoderEncoder
 from offmap.represent.layers import normalise
 from offmap.represent.nets.autoencoder import Autoencoder, AutoencoderShape, autoencoder
@@ -20,17 +20,18 @@ from offmap.represent.train.normal_images import LEAST
 from offmap.represent.train.objectives import ReconstructionPlan
 from offmap.represent.train.reconstruction import train_reconstruction
 from offmap.represent.train.samples import COLUMNS, compared
+from offmap.represent.trainers._spatial import Spatial
 
 WEAK = 0.6
 """AUROC of drawn anomalies below which the card warns."""
 
 
 @dataclass(frozen=True)
-class ReconstructionTrainer(ReconstructionPlan, Trainer):
-    """Trains one network of the autoencoder family on square images; no labels.
+class ReconstructionTrainer(ReconstructionPlan, Spatial):
+    """Trains one network of the autoencoder family on square images or cubic volumes; no labels.
 
     Args:
-        size: side of the images in pixels.
+        size: side of the images in pixels, of volumes in voxels.
         channels: 1 or 3; colour becomes grey for one, grey is repeated for three.
     """
 
@@ -42,17 +43,17 @@ class ReconstructionTrainer(ReconstructionPlan, Trainer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        Trainer.__post_init__(self)
+        Spatial.__post_init__(self)
         if not 8 <= self.size <= 512 or self.channels not in (1, 3):
             raise ConfigError(f"[train] size = {self.size} must lie in 8..512, channels = {self.channels} be 1 or 3")
         self._network()
 
     @property
     def input(self) -> Input:
-        return Input(self.size, self.channels, (0.0,) * self.channels, (1.0,) * self.channels)
+        return Input(self.size, self.channels, (0.0,) * self.channels, (1.0,) * self.channels, self.axes)
 
     def _network(self) -> AutoencoderShape:
-        return self.shape(self.channels, (self.size, self.size))
+        return self.shape(self.channels, self.input.sides)
 
     def open(self, classes: int, state: Mapping[str, Tensor] | None, *, device: torch.device) -> Encoder:
         if state is None:
@@ -62,7 +63,7 @@ class ReconstructionTrainer(ReconstructionPlan, Trainer):
         except BundleError as error:
             raise ConfigError(str(error)) from error
 
-    def seen(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h w"]:
+    def seen(self, images: Float[Tensor, "n c *s"]) -> Float[Tensor, "n d *s"]:
         """With the network's channels."""
         found = normalise(images, self.input)
         return found.expand(-1, self.channels, *found.shape[2:])
