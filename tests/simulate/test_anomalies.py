@@ -8,24 +8,25 @@ from offmap.core.errors import ConfigError
 from offmap.simulate.anomalies import ANOMALIES, cut_paste, interpolate, poisson
 
 
-def pair(channels: int = 1, size: tuple[int, int] = (60, 80)) -> tuple[np.ndarray, np.ndarray]:
+def pair(channels: int = 1, size: tuple[int, ...] = (60, 80)) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
-    own, other = (ndimage.gaussian_filter(rng.random((channels, *size)), (0, 2, 2)).astype(np.float32) for _ in range(2))
+    own, other = (ndimage.gaussian_filter(rng.random((channels, *size)), (0, *[2] * len(size))).astype(np.float32) for _ in range(2))
     return own, np.clip(other * 0.5 + 0.3, 0, 1).astype(np.float32)
 
 
 @pytest.mark.parametrize("name", list(ANOMALIES))
 @pytest.mark.parametrize("channels", [1, 3])
-def test_masks_are_exact_and_seeds_repeat(name: str, channels: int) -> None:
-    own, other = pair(channels)
+@pytest.mark.parametrize("size", [(60, 80), (20, 9, 26)])
+def test_masks_are_exact_and_seeds_repeat(name: str, channels: int, size: tuple[int, ...]) -> None:
+    own, other = pair(channels, size)
     for seed in range(10):
         planted, again = (ANOMALIES[name](own, other, rng=np.random.default_rng(seed)) for _ in range(2))
         changed = (planted.pixels != own).any(axis=0)
         assert np.array_equal(planted.pixels, again.pixels)
         assert not changed[~planted.mask].any()
         assert changed[planted.mask].mean() > 0.98
-        assert planted.mask.sum() == planted.drawn["height"] * planted.drawn["width"]
-        assert planted.mask[1:-1, 1:-1].sum() == planted.mask.sum()
+        assert planted.mask.sum() == planted.drawn.get("depth", 1) * planted.drawn["height"] * planted.drawn["width"]
+        assert planted.mask[(slice(1, -1),) * len(size)].sum() == planted.mask.sum()
 
 
 def test_cut_paste_shows_a_piece_of_the_other_image() -> None:

@@ -10,40 +10,42 @@ from offmap.simulate.poisson import from_gradients
 from offmap.simulate.tasks import FPI, NSA, PII, SEEN, TASKS, CutPaste, CutPasteScar
 
 
-def pictures(channels: int = 1, size: tuple[int, int] = (41, 30), count: int = 3) -> list[np.ndarray]:
-    """Smooth discs on black."""
+def pictures(channels: int = 1, size: tuple[int, ...] = (41, 30), count: int = 3) -> list[np.ndarray]:
+    """Smooth discs (balls) on black."""
     rng = np.random.default_rng(0)
-    y, x = np.mgrid[: size[0], : size[1]]
-    disc = np.hypot(y - size[0] / 2, x - size[1] / 2) < 0.42 * min(size)
-    grain = [ndimage.gaussian_filter(rng.random((channels, *size)), (0, 1.5, 1.5)) for _ in range(count)]
+    away = np.sqrt(sum((g - n / 2) ** 2 for g, n in zip(np.indices(size), size, strict=True)))
+    disc = away < 0.42 * min(size)
+    grain = [ndimage.gaussian_filter(rng.random((channels, *size)), (0, *[1.5] * len(size))) for _ in range(count)]
     return [(disc * np.clip(0.2 + 0.6 * g, 0, 1)).astype(np.float32) for g in grain]
 
 
-def solved(own: np.ndarray, down: np.ndarray, right: np.ndarray) -> np.ndarray:
+def solved(own: np.ndarray, *slopes: np.ndarray) -> np.ndarray:
     """Poisson's equation with the border of ``own``, pixel by pixel."""
-    h, w = own.shape
-    index = np.full((h, w), -1)
-    index[1:-1, 1:-1] = np.arange((h - 2) * (w - 2)).reshape(h - 2, w - 2)
-    matrix, load = sparse.lil_matrix(((h - 2) * (w - 2),) * 2), np.zeros((h - 2) * (w - 2))
-    for i in range(1, h - 1):
-        for j in range(1, w - 1):
-            row = index[i, j]
-            matrix[row, row] = 4
-            load[row] = -(down[i, j] - down[i - 1, j] + right[i, j] - right[i, j - 1])
-            for k, m in ((i - 1, j), (i + 1, j), (i, j - 1), (i, j + 1)):
-                if index[k, m] >= 0:
-                    matrix[row, index[k, m]] = -1
+    inner = tuple(n - 2 for n in own.shape)
+    count = int(np.prod(inner))
+    index = np.full(own.shape, -1)
+    index[(slice(1, -1),) * own.ndim] = np.arange(count).reshape(inner)
+    matrix, load = sparse.lil_matrix((count, count)), np.zeros(count)
+    for place in zip(*np.nonzero(index >= 0), strict=True):
+        row = index[place]
+        matrix[row, row] = 2 * own.ndim
+        for axis, slope in enumerate(slopes):
+            before, after = (tuple(p + step * (a == axis) for a, p in enumerate(place)) for step in (-1, 1))
+            load[row] -= slope[place] - slope[before]
+            for beside in (before, after):
+                if index[beside] >= 0:
+                    matrix[row, index[beside]] = -1
                 else:
-                    load[row] += own[k, m]
+                    load[row] += own[beside]
     out = own.copy()
-    out[1:-1, 1:-1] = linalg.spsolve(matrix.tocsr(), load).reshape(h - 2, w - 2)
+    out[(slice(1, -1),) * own.ndim] = linalg.spsolve(matrix.tocsr(), load).reshape(inner)
     return out
 
 
 @pytest.mark.parametrize("name", list(TASKS))
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("size", [(41, 30), (8, 8), (9, 33)])
-def test_masks_are_exact_labels_lie_in_them_and_seeds_repeat(name: str, channels: int, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("size", [(41, 30), (8, 8), (9, 33), (13, 9, 10)])
+def test_masks_are_exact_labels_lie_in_them_and_seeds_repeat(name: str, channels: int, size: tuple[int, ...]) -> None:
     images = pictures(channels, size)
     before = [image.copy() for image in images]
     for seed in range(12):
@@ -60,9 +62,10 @@ def test_masks_are_exact_labels_lie_in_them_and_seeds_repeat(name: str, channels
     assert all(np.array_equal(a, b) for a, b in zip(images, before, strict=True))
 
 
-def test_what_is_altered_shows_something() -> None:
+@pytest.mark.parametrize("size", [(41, 30), (20, 24, 22)])
+def test_what_is_altered_shows_something(size: tuple[int, ...]) -> None:
     """The background of both images is left alone, so that nothing there has a label that no network can guess."""
-    images = pictures()
+    images = pictures(size=size)
     bodies = [image[0] > 0 for image in images]
     for name, task in TASKS.items():
         shares = [float(bodies[0][task.alter(images, np.random.default_rng(s), bodies=bodies).mask].mean()) for s in range(10)]
@@ -79,9 +82,11 @@ def test_interpolation_mixes_by_its_label() -> None:
 
 def test_the_solver_is_that_of_the_equation() -> None:
     rng = np.random.default_rng(1)
-    own, down, right = rng.random((9, 7)), rng.random((8, 7)), rng.random((9, 6))
-    np.testing.assert_allclose(from_gradients(own, down, right), solved(own, down, right), atol=1e-12)
-    np.testing.assert_allclose(from_gradients(own, np.diff(own, axis=0), np.diff(own, axis=1)), own, atol=1e-12)
+    for shape in ((9, 7), (5, 7, 6), (3, 3, 4)):
+        own = rng.random(shape)
+        slopes = [rng.random(np.diff(own, axis=axis).shape) for axis in range(own.ndim)]
+        np.testing.assert_allclose(from_gradients(own, slopes), solved(own, *slopes), atol=1e-12)
+        np.testing.assert_allclose(from_gradients(own, [np.diff(own, axis=axis) for axis in range(own.ndim)]), own, atol=1e-12)
 
 
 def test_poisson_interpolation_of_an_image_with_a_flat_one_scales_its_gradients() -> None:
@@ -122,6 +127,8 @@ def test_a_scar_is_thin() -> None:
     areas = [int(CutPasteScar().alter(own, np.random.default_rng(s)).mask.sum()) for s in range(20)]
     assert max(areas) <= (128 * 16 / 256 + 2) * (128 * 25 / 256 + 2)
     assert min(areas) >= 3
+    rod = CutPasteScar(length=(0.3, 0.3)).alter(pictures(size=(40, 40, 40)), np.random.default_rng(1)).mask
+    assert 3 <= rod.sum() <= (40 * 16 / 256 + 2) ** 2 * (0.3 * 40 + 2)
 
 
 def test_images_without_anything_to_see_end() -> None:

@@ -76,7 +76,7 @@ class DiffusionEncoder(Encoder):
         channels = net.shape.channels
         self.name, self.layers = name, ()
         self.provides = frozenset(KINDS) | {"image"}
-        self.input = Input(size, channels, (0.5,) * channels, (0.5,) * channels)
+        self.input = Input(size, channels, (0.5,) * channels, (0.5,) * channels, net.shape.axes)
         weights = self.state()
         require_finite(weights, "diffusion model")
         self.sha256 = tensors_sha256(weights, note=json.dumps(self._description(), sort_keys=True))

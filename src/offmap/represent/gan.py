@@ -46,7 +46,7 @@ class GANEncoder(Encoder):
         shape = model.shape
         self.name, self.layers = name, ()
         self.provides = frozenset({ERRORS, LATENT, MAP, "image"})
-        self.input = Input(shape.size, shape.channels, (0.5,) * shape.channels, (0.5,) * shape.channels)
+        self.input = Input(shape.size, shape.channels, (0.5,) * shape.channels, (0.5,) * shape.channels, shape.axes)
         weights = self.state()
         require_finite(weights, "adversarial model")
         self.sha256 = tensors_sha256(weights, note=json.dumps(shape.to_json(), sort_keys=True))

@@ -38,7 +38,7 @@ class LatentDiffusionEncoder(DiffusionEncoder):
         self._codec = codec.to(device).eval().requires_grad_(False)
         super().__init__(net, size, name=name, device=device)
         channels = codec.shape.channels
-        self.input = Input(size, channels, (0.5,) * channels, (0.5,) * channels)
+        self.input = Input(size, channels, (0.5,) * channels, (0.5,) * channels, codec.shape.axes)
 
     @property
     def codec(self) -> Codec:

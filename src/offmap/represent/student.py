@@ -36,7 +36,7 @@ class StudentEncoder(Encoder):
         self._net = net.to(device).eval().requires_grad_(False)
         channels = net.shape.channels
         self.name, self.layers, self.provides = name, (), frozenset({SCORE, MAP, "image"})
-        self.input = Input(size, channels, (0.5,) * channels, (0.5,) * channels)
+        self.input = Input(size, channels, (0.5,) * channels, (0.5,) * channels, net.shape.axes)
         weights = self.state()
         require_finite(weights, "student")
         self.sha256 = tensors_sha256(weights, note=json.dumps(self._description(), sort_keys=True))

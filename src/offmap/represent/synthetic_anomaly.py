@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from offmap.core.encoder import Encoder, Input
-from offmap.core.errors import ConfigError, SignalError
+from offmap.core.errors import ConfigError
 from offmap.core.signals import Scalar, base_of, settings_of
 from offmap.core.types import Signals
 from offmap.represent.digest import tensors_sha256
@@ -34,7 +34,7 @@ SETTINGS: Mapping[str, Scalar] = {"share": 0.01}
 class SyntheticAnomalyEncoder(Encoder):
     """A network that was trained on tasks of altering normal images (FPI, PII, NSA, CutPaste, many tasks).
 
-    ``synthetic.map (N, 1, H, W)``: for each pixel the label that the network expects, in [0, 1], of the image's own size.
+    ``synthetic.map (N, 1, *S)``: for each pixel the label that the network expects, in [0, 1], of the image's own size.
     ``synthetic.top:share=0.01 (N,)``: mean of that share of the pixels with the largest values; ``share=1`` is the mean of all,
     ``share=0`` the maximum. ``synthetic.features (N, D)``: mean of the coarsest level, which the classifier of tasks reads. A network with
     the objective ``class`` has no map. Computed in float32.
@@ -59,7 +59,7 @@ class SyntheticAnomalyEncoder(Encoder):
         self.name, self.layers = name, ()
         maps = {MAP, TOP} if net.shape.objective != "class" else set()
         self.provides = frozenset(maps | {FEATURES, "image"})
-        self.input = Input(size, channels, (0.5,) * channels, (0.5,) * channels)
+        self.input = Input(size, channels, (0.5,) * channels, (0.5,) * channels, net.shape.axes)
         weights = self.state()
         require_finite(weights, WHAT)
         self.sha256 = tensors_sha256(weights, note=json.dumps(self._description(), sort_keys=True))
@@ -91,9 +91,7 @@ class SyntheticAnomalyEncoder(Encoder):
             return signals | joined([self._part(part, wanted) for part in normalise(images, self.input).split(CHUNK)])
 
     def _part(self, x: Float[Tensor, "n c *s"], names: set[str]) -> dict[str, Tensor]:
-        if x.ndim != 4:
-            raise SignalError(f"images of shape {tuple(x.shape)} must have 2 axes of space for a {WHAT}")
-        seen = self._net(x.contiguous(memory_format=torch.channels_last))
+        seen = self._net(laid_out(x))
         out = {FEATURES: seen.features.contiguous()} if FEATURES in names else {}
         if seen.map is not None:
             odd = seen.map.sigmoid().contiguous()
@@ -152,7 +150,12 @@ class SyntheticAnomalyEncoder(Encoder):
         write_network(folder, self.config(), self.state(), WHAT)
 
 
-def top_share(odd: Float[Tensor, "n 1 h w"], share: float) -> Float[Tensor, " n"]:
+def laid_out(images: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c *s"]:
+    """In the order in memory that the network is fast in."""
+    return images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images.contiguous()
+
+
+def top_share(odd: Float[Tensor, "n 1 *s"], share: float) -> Float[Tensor, " n"]:
     """Mean of the largest values of each map: of ``share`` of its pixels, of one pixel at least."""
     flat = odd.flatten(1)
     return flat.topk(max(1, round(share * flat.shape[1])), dim=1).values.mean(dim=1)

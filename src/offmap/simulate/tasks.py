@@ -1,4 +1,4 @@
-"""Tasks from which a network learns what is odd: a normal image is altered, and each pixel has a label of how much."""
+"""Tasks from which a network learns what is odd: a normal image or volume is altered, and each pixel has a label of how much."""
 
 import math
 from abc import ABC, abstractmethod
@@ -15,10 +15,10 @@ from offmap.simulate.lesions import LesionRanges, foreground, pick, plant_lesion
 from offmap.simulate.poisson import from_gradients
 from offmap.simulate.texture import rise
 
-Pixels = Float[np.ndarray, "c h w"]
-Piece = Float[np.ndarray, "_ _ _"]
-Region = Bool[np.ndarray, "h w"]
-Box = tuple[slice, slice]
+Pixels = Float[np.ndarray, "c *s"]
+Piece = Float[np.ndarray, "_ ..."]
+Region = Bool[np.ndarray, "*s"]
+Box = tuple[slice, ...]
 
 SMALLEST = 8
 """Least side of an image."""
@@ -35,15 +35,15 @@ class Altered:
     """An image that a task altered.
 
     Args:
-        pixels: in [0, 1].
+        pixels: in [0, 1], ``(C, H, W)`` or ``(C, D, H, W)``.
         labels: how odd each pixel is, in [0, 1]; 0 outside the mask.
         mask: True exactly where something was put; outside, the pixels are those of the given image.
         task: name of the task: the class.
     """
 
-    pixels: Float32[np.ndarray, "c h w"]
-    labels: Float32[np.ndarray, "h w"]
-    mask: Bool[np.ndarray, "h w"]
+    pixels: Float32[np.ndarray, "c *s"]
+    labels: Float32[np.ndarray, "*s"]
+    mask: Bool[np.ndarray, "*s"]
     task: str
 
 
@@ -93,7 +93,7 @@ class Task(ABC):
     def draw(self, pair: Pair, rng: np.random.Generator) -> Altered:
         """One attempt, which may happen to change nothing that is seen."""
 
-    def _put(self, pair: Pair, changed: Pixels, mask: Region, label: float | Float[np.ndarray, "h w"]) -> Altered:
+    def _put(self, pair: Pair, changed: Pixels, mask: Region, label: float | Float[np.ndarray, "*s"]) -> Altered:
         """The image with other pixels inside the mask."""
         pixels = np.where(mask, np.clip(changed, 0.0, 1.0), pair.own).astype(np.float32)
         return Altered(pixels, np.where(mask, label, 0.0).astype(np.float32), mask, self.name)
@@ -116,7 +116,7 @@ class _Place:
 
 @dataclass(frozen=True)
 class FPI(Task):
-    """A rectangle is mixed with another image's, ``(1 - a) own + a foreign``; the label is a.
+    """A rectangle (of a volume, a cuboid) is mixed with another image's, ``(1 - a) own + a foreign``; the label is a.
 
     Args:
         size: sides of the rectangle, share of the image's.
@@ -156,8 +156,8 @@ class PII(Task):
         changed = pair.own.copy()
         for channel, piece in zip(changed, place.piece, strict=True):
             own = channel[place.box]
-            down, right = (_larger((1.0 - share) * np.diff(own, axis=i), share * np.diff(piece, axis=i)) for i in (0, 1))
-            channel[place.box] = from_gradients(own, down, right)
+            pairs = ((np.diff(own, axis=i), np.diff(piece, axis=i)) for i in range(own.ndim))
+            channel[place.box] = from_gradients(own, [_larger((1.0 - share) * mine, share * foreign) for mine, foreign in pairs])
         return self._put(pair, changed, place.mask, share)
 
 
@@ -188,10 +188,10 @@ class NSA(Task):
         changed = pair.own.copy()
         for channel, piece in zip(changed, place.piece, strict=True):
             own = channel[place.box]
-            down, right = (np.diff(piece, axis=i) for i in (0, 1))
+            slopes = [np.diff(piece, axis=i) for i in range(own.ndim)]
             if self.mixed:
-                down, right = _larger(np.diff(own, axis=0), down), _larger(np.diff(own, axis=1), right)
-            channel[place.box] = from_gradients(own, down, right)
+                slopes = [_larger(np.diff(own, axis=i), slope) for i, slope in enumerate(slopes)]
+            channel[place.box] = from_gradients(own, slopes)
         return _by_change(self, pair, changed, place.mask, self.steepness, self.middle)
 
 
@@ -200,8 +200,8 @@ class CutPaste(Task):
     """A rectangle of the image itself, with other brightness, is pasted elsewhere; the label is 1.
 
     Args:
-        area: of the rectangle, share of the image's.
-        aspect: height to width, or width to height.
+        area: of the rectangle, share of the image's; of a cuboid, its volume.
+        aspect: height to width, or width to height; further sides of a cuboid lie between them.
         jitter: factor of brightness, up to this much more or less.
         foreign: take the piece from another image.
     """
@@ -216,7 +216,8 @@ class CutPaste(Task):
 
     def draw(self, pair: Pair, rng: np.random.Generator) -> Altered:
         area, aspect = float(rng.uniform(*self.area)), float(rng.uniform(*self.aspect))
-        shares = [math.sqrt(area * aspect), math.sqrt(area / aspect)]
+        side, stretch = area ** (1 / (pair.own.ndim - 1)), math.sqrt(aspect)
+        shares = [side * stretch, *[side] * (pair.own.ndim - 3), side / stretch]
         shares = shares[::-1] if rng.random() < 0.5 else shares
         sides = tuple(_pixels(min(0.7, share), n) for share, n in zip(shares, pair.own.shape[1:], strict=True))
         place = _place(pair if self.foreign else Pair(pair.own, pair.own, pair.body, pair.body), sides, rng)
@@ -227,13 +228,14 @@ class CutPaste(Task):
 
 @dataclass(frozen=True)
 class CutPasteScar(Task):
-    """A thin, turned strip of the image itself, with other brightness, is pasted elsewhere in the foreground; the label is 1.
+    """A thin, turned strip (of a volume, a rod) of the image itself, with other brightness, is pasted elsewhere in the foreground; the
+    label is 1.
 
     The strip shows what lies under it when it is moved, not turned. At least 1 pixel wide and 3 pixels long.
 
     Args:
         width, length: of the strip, share of the shorter side.
-        turn: up to this many degrees either way.
+        turn: up to this many degrees either way from the first axis of space, of a rod towards any side.
         jitter: factor of brightness, up to this much more or less.
     """
 
@@ -250,17 +252,19 @@ class CutPasteScar(Task):
         wide, long = (max(least, float(rng.uniform(*r)) * min(shape)) for least, r in ((1.0, self.width), (3.0, self.length)))
         angle = math.radians(float(rng.uniform(-self.turn, self.turn)))
         centre, origin = pick(pair.body, rng), pick(pair.body, rng)
-        y, x = (g - c for g, c in zip(np.ogrid[tuple(map(slice, shape))], centre, strict=True))
-        along, across = math.cos(angle) * y + math.sin(angle) * x, math.cos(angle) * x - math.sin(angle) * y
-        mask = (np.abs(along) <= long / 2) & (np.abs(across) <= wide / 2)
-        moved = np.roll(pair.own, tuple(c - o for c, o in zip(centre, origin, strict=True)), axis=(1, 2))
+        aside = _unit(len(shape) - 1, rng)
+        offsets = np.stack([g - c for g, c in zip(np.indices(shape), centre, strict=True)])
+        along = np.tensordot([math.cos(angle), *(math.sin(angle) * aside)], offsets, axes=1)
+        across = np.sqrt(np.maximum((offsets**2).sum(axis=0) - along**2, 0.0))
+        mask = (np.abs(along) <= long / 2) & (across <= wide / 2)
+        moved = np.roll(pair.own, [c - o for c, o in zip(centre, origin, strict=True)], axis=range(1, pair.own.ndim))
         factor = float(rng.uniform(1 - self.jitter, 1 + self.jitter))
         return self._put(pair, factor * moved, mask & pair.body, 1.0)
 
 
 @dataclass(frozen=True)
 class Warp(Task):
-    """The inside of a disc swells or shrinks smoothly; the label follows the change as that of NSA.
+    """The inside of a disc (of a volume, a ball) swells or shrinks smoothly; the label follows the change as that of NSA.
 
     Args:
         radius: of the disc, share of the shorter side.
@@ -282,10 +286,10 @@ class Warp(Task):
         shape = pair.own.shape[1:]
         radius = max(3.0, float(rng.uniform(*self.radius)) * min(shape))
         centre, amount = pick(pair.body, rng), float(rng.uniform(*self.strength)) * float(rng.choice([-1.0, 1.0]))
-        y, x = (g - c for g, c in zip(np.mgrid[tuple(map(slice, shape))], centre, strict=True))
-        distance = np.hypot(y, x)
+        offsets = np.stack([g - c for g, c in zip(np.indices(shape), centre, strict=True)])
+        distance = np.linalg.norm(offsets, axis=0)
         move = amount * rise(distance, radius, 0.0)
-        places = [c + d * (1.0 + move) for c, d in zip(centre, (y, x), strict=True)]
+        places = [c + d * (1.0 + move) for c, d in zip(centre, offsets, strict=True)]
         changed = np.stack([ndimage.map_coordinates(channel, places, order=1, mode="nearest") for channel in pair.own])
         return _by_change(self, pair, changed, distance < radius, self.steepness, self.middle)
 
@@ -336,7 +340,7 @@ def _sides(pair: Pair, size: tuple[float, float], rng: np.random.Generator) -> t
 
 
 def _place(pair: Pair, sides: tuple[int, ...], rng: np.random.Generator, *, scale: float = 1.0) -> _Place:
-    """A rectangle about a pixel of the own foreground, and one of the other image about a pixel of its foreground."""
+    """A box about a pixel of the own foreground, and one of the other image about a pixel of its foreground."""
     shape = pair.own.shape[1:]
     box = _around(pick(pair.body, rng), sides, shape)
     source = tuple(int(np.clip(round(side / scale), 2, n - 2)) for side, n in zip(sides, shape, strict=True))
@@ -347,20 +351,19 @@ def _place(pair: Pair, sides: tuple[int, ...], rng: np.random.Generator, *, scal
     inside = np.zeros(shape, dtype=bool)
     inside[box] = pair.body[box] | shown
     frame = np.zeros(shape, dtype=bool)
-    frame[box[0].start + 1 : box[0].stop - 1, box[1].start + 1 : box[1].stop - 1] = True
+    frame[tuple(slice(line.start + 1, line.stop - 1) for line in box)] = True
     mask = inside & frame
     return _Place(box, piece, mask if bool(mask.any()) else frame)
 
 
 def _around(centre: tuple[int, ...], sides: tuple[int, ...], shape: tuple[int, ...]) -> Box:
-    """The rectangle of these sides about the centre, inside the image, with a border of one pixel."""
+    """The box of these sides about the centre, inside the image, with a border of one pixel."""
     starts = [int(np.clip(c - side // 2, 1, n - side - 1)) for c, side, n in zip(centre, sides, shape, strict=True)]
-    rows, columns = (slice(start - 1, start + side + 1) for start, side in zip(starts, sides, strict=True))
-    return rows, columns
+    return tuple(slice(start - 1, start + side + 1) for start, side in zip(starts, sides, strict=True))
 
 
 def _resized(piece: Piece, sides: tuple[int, ...]) -> Piece:
-    """Bilinear, to the sides with a border of one pixel."""
+    """Linear along each axis, to the sides with a border of one pixel."""
     from scipy import ndimage
 
     lines = [np.linspace(0.0, n - 1.0, side + 2) for n, side in zip(piece.shape[1:], sides, strict=True)]
@@ -368,5 +371,13 @@ def _resized(piece: Piece, sides: tuple[int, ...]) -> Piece:
     return np.stack([ndimage.map_coordinates(channel, places, order=1) for channel in piece])
 
 
-def _larger(one: Float[np.ndarray, "h w"], other: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
+def _unit(axes: int, rng: np.random.Generator) -> Float[np.ndarray, " a"]:
+    """A direction, drawn where there is a choice."""
+    if axes == 1:
+        return np.ones(1)
+    drawn = rng.standard_normal(axes)
+    return np.asarray(drawn / np.linalg.norm(drawn))
+
+
+def _larger(one: Float[np.ndarray, "*s"], other: Float[np.ndarray, "*s"]) -> Float[np.ndarray, "*s"]:
     return np.where(np.abs(one) > np.abs(other), one, other)

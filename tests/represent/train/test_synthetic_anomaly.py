@@ -176,7 +176,7 @@ def test_odd_sizes_that_are_not_square_and_colour_are_trained_on(sides: tuple[in
 def test_what_cannot_be_trained_on_is_refused_by_name() -> None:
     with pytest.raises(DataError, match="5 images to train a synthetic-anomaly network on: 16 are the least"):
         watched(images=discs(5))
-    with pytest.raises(ConfigError, match=r"\(20, 1, 7, 12\) must have 1 or 3 channels and two sides of 8 pixels"):
+    with pytest.raises(ConfigError, match=r"\(20, 1, 7, 12\) must have 1 or 3 channels and two or three sides of 8 pixels"):
         watched(images=torch.rand(20, 1, 7, 12))
     with pytest.raises(ConfigError, match="two sides of 16 pixels"):
         watched(images=discs(), plan=replace(PLAN, widths=(8, 8, 8, 8, 8)))

@@ -1,5 +1,6 @@
 """A U-Net that says for each pixel how odd it is, with a classifier on its coarsest level (Ronneberger et al., MICCAI 2015, 1505.04597)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
@@ -24,14 +25,17 @@ class SyntheticAnomalyShape(Architecture):
         widths: channels of each level from fine to coarse, multiples of 8; each level but the first halves the grid.
         classes: the unaltered image and each task, 2 or more.
         objective: ``map`` without classifier, ``class`` without the way up and the map, or ``both``.
+        axes: of space, 2 or 3.
     """
 
     what: ClassVar[str] = "network"
+    added: ClassVar[Mapping[str, Any]] = {"axes": 2}
 
     channels: int = 1
     widths: tuple[int, ...] = (16, 32, 64, 64)
     classes: int = 2
     objective: Objective = "map"
+    axes: int = 2
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3) or not 2 <= self.classes <= 100:
@@ -40,6 +44,8 @@ class SyntheticAnomalyShape(Architecture):
             raise ConfigError(f"widths = {self.widths} must be two to six multiples of 8")
         if self.objective not in ("map", "class", "both"):
             raise ConfigError(f"objective = {self.objective!r} must be 'map', 'class' or 'both'")
+        if self.axes not in (2, 3):
+            raise ConfigError(f"axes = {self.axes} must be 2 or 3")
 
     @property
     def stride(self) -> int:
@@ -58,12 +64,12 @@ class Seen:
     """
 
     features: Float[Tensor, "n d"]
-    map: Float[Tensor, "n 1 h w"] | None
+    map: Float[Tensor, "n 1 *s"] | None
     classes: Float[Tensor, "n k"] | None
 
 
 class SyntheticAnomalyNet(nn.Module):
-    """Levels of two convolutions with batch norm, down by maxima and up by bilinear interpolation; blocks from MONAI.
+    """Levels of two convolutions with batch norm, down by maxima and up by linear interpolation; blocks from MONAI.
 
     Any size from the stride on, odd ones too. In eval mode nothing depends on the other images of a batch.
 
@@ -80,17 +86,17 @@ class SyntheticAnomalyNet(nn.Module):
         self.shape = shape
         two_conv, down, up = _blocks()
         widths, how = shape.widths, {"act": "relu", "norm": "batch", "bias": True}
-        self.first = two_conv(2, shape.channels, widths[0], **how)
-        self.down = nn.ModuleList(down(2, a, b, **how) for a, b in pairwise(widths))
+        self.first = two_conv(shape.axes, shape.channels, widths[0], **how)
+        self.down = nn.ModuleList(down(shape.axes, a, b, **how) for a, b in pairwise(widths))
         if shape.objective != "class":
             way = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
-            self.up = nn.ModuleList(up(2, deep, fine, fine, upsample="nontrainable", **how) for deep, fine in way)
-            self.last = nn.Conv2d(widths[0], 1, 1)
+            self.up = nn.ModuleList(up(shape.axes, deep, fine, fine, upsample="nontrainable", **how) for deep, fine in way)
+            self.last = (nn.Conv2d if shape.axes == 2 else nn.Conv3d)(widths[0], 1, 1)
         if shape.objective != "map":
             self.classifier = nn.Sequential(nn.Linear(widths[-1], widths[-1]), nn.ReLU(), nn.Linear(widths[-1], shape.classes))
         draw(self, generator if generator is not None else torch.Generator().manual_seed(0))
 
-    def forward(self, x: Float[Tensor, "n c h w"]) -> Seen:
+    def forward(self, x: Float[Tensor, "n c *s"]) -> Seen:
         """See images.
 
         Args:
@@ -103,7 +109,7 @@ class SyntheticAnomalyNet(nn.Module):
         levels = [self.first(x)]
         for part in self.down:
             levels.append(part(levels[-1]))
-        features = levels[-1].mean(dim=(2, 3))
+        features = levels[-1].mean(dim=tuple(range(2, x.ndim)))
         classes = self.classifier(features) if self.shape.objective != "map" else None
         if self.shape.objective == "class":
             return Seen(features, None, classes)
@@ -113,8 +119,9 @@ class SyntheticAnomalyNet(nn.Module):
         return Seen(features, self.last(rising), classes)
 
     def _check(self, x: Tensor) -> None:
-        if x.ndim != 4 or x.shape[1] != self.shape.channels:
-            raise SignalError(f"images of shape {tuple(x.shape)} must have {self.shape.channels} channels and 2 axes of space")
+        expected = (self.shape.channels, self.shape.axes)
+        if (x.shape[1], x.ndim - 2) != expected:
+            raise SignalError(f"images of shape {tuple(x.shape)} must have {expected[0]} channels and {expected[1]} axes of space")
         if min(x.shape[2:]) < self.shape.stride:
             raise SignalError(f"images of shape {tuple(x.shape)} are smaller than the {self.shape.stride} pixels of the network's stride")
 

@@ -1,6 +1,6 @@
 """A trial without labels: does the model find anomalies that were drawn into images that it has not seen?"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +12,11 @@ from offmap.represent.denoiser import Denoiser
 from offmap.simulate.anomalies import ANOMALIES
 from offmap.simulate.lesions import LesionRanges, plant_lesion
 
-MOST, CHUNK = 96, 32
-"""Images in a trial at most, and at a time."""
+MOST: Mapping[int, int] = {2: 96, 3: 32}
+"""Images in a trial at most, by their axes of space."""
+
+CHUNK: Mapping[int, int] = {2: 32, 3: 4}
+"""Images at a time."""
 
 LEVELS = (0.1, 0.25, 0.6)
 """Deviations of the noise at which images are denoised."""
@@ -39,12 +42,12 @@ class Trial:
         """Draw the anomalies.
 
         Args:
-            images: two or more; the first 96 are taken.
+            images: two or more; the first 96 are taken, of volumes the first 32.
         """
         rng = np.random.default_rng(seed)
-        normal = images[:MOST].cpu().contiguous()
+        normal = images[: MOST[images.ndim - 2]].cpu().contiguous()
         pixels = normal.numpy()
-        kinds = ["lesion", *ANOMALIES] if normal.ndim == 4 and min(normal.shape[2:]) >= 8 else ["lesion"]
+        kinds = ["lesion", *ANOMALIES] if min(normal.shape[2:]) >= 8 else ["lesion"]
         odd = [_planted(pixels[i], pixels[i - 1], kinds[i % len(kinds)], rng) for i in range(len(pixels))]
         noise = torch.randn(normal.shape, generator=torch.Generator().manual_seed(seed))
         return cls(normal, torch.from_numpy(np.stack(odd)), noise)
@@ -68,14 +71,15 @@ class Trial:
         """AUROC of a score of images in [-1, 1], higher = odder; ties by half."""
         with torch.no_grad():
             own, other = (
-                torch.cat([score((2 * part - 1).to(device)).cpu() for part in images.split(CHUNK)]) for images in (self.normal, self.odd)
+                torch.cat([score((2 * part - 1).to(device)).cpu() for part in images.split(CHUNK[images.ndim - 2])])
+                for images in (self.normal, self.odd)
             )
         return area_of(own.double(), other.double())
 
     def _errors(self, denoiser: Denoiser, images: Tensor, device: torch.device) -> Float[Tensor, " n"]:
         """Mean over levels of ``|D(x + sigma n, sigma) - x|^2 / sigma^2``."""
         parts = []
-        for clean, noise in zip((2 * images - 1).split(CHUNK), self.noise.split(CHUNK), strict=True):
+        for clean, noise in zip(*((part.split(CHUNK[images.ndim - 2])) for part in (2 * images - 1, self.noise)), strict=True):
             x, n = clean.to(device), noise.to(device)
             errors = [(denoiser(x + s * n, x.new_full((len(x),), s)).float() - x).square().flatten(1).mean(dim=1) / s**2 for s in LEVELS]
             parts.append(torch.stack(errors).mean(dim=0).cpu())

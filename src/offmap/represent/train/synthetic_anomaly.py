@@ -15,6 +15,7 @@ from offmap.core.errors import ConfigError, DataError
 from offmap.represent.device import resolve_device
 from offmap.represent.digest import tensors_sha256
 from offmap.represent.nets.synthetic_anomaly import Objective, SyntheticAnomalyNet, SyntheticAnomalyShape
+from offmap.represent.synthetic_anomaly import laid_out
 from offmap.represent.train.judged import DescentRun, Schedule, State, Watch
 from offmap.represent.train.normal_images import divided, notes_on, require_finite, require_usable
 from offmap.represent.train.parallel import Crew
@@ -65,9 +66,9 @@ class SyntheticAnomalyPlan(Schedule):
             raise ConfigError(f"unaltered = {self.unaltered} must lie in 0..0.9, and above 0 where tasks are told apart")
         SyntheticAnomalyShape(1, self.widths, len(self.tasks) + 1, self.objective)
 
-    def shape(self, channels: int) -> SyntheticAnomalyShape:
-        """Of the network."""
-        return SyntheticAnomalyShape(channels, self.widths, len(self.tasks) + 1, self.objective)
+    def shape(self, channels: int, axes: int = 2) -> SyntheticAnomalyShape:
+        """Of the network, for images of so many axes of space."""
+        return SyntheticAnomalyShape(channels, self.widths, len(self.tasks) + 1, self.objective, axes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,7 +97,7 @@ class TrainedSyntheticAnomaly:
 
 
 def train_synthetic_anomaly(
-    images: Float[Tensor, "n c h w"],
+    images: Float[Tensor, "n c *s"],
     plan: SyntheticAnomalyPlan,
     *,
     out: Path | None = None,
@@ -104,13 +105,14 @@ def train_synthetic_anomaly(
     device: str = "cpu",
     resume: bool = False,
     held_out: Int64[Tensor, " k"] | None = None,
-    unlabelled: Float[Tensor, "m c h w"] | None = None,
+    unlabelled: Float[Tensor, "m c *s"] | None = None,
     progress: Watch | None = None,
 ) -> TrainedSyntheticAnomaly:
     """Train on normal images.
 
     Args:
-        images: prepared, in [0, 1], 1 or 3 channels, of any one size from 8 pixels and the network's stride on.
+        images: prepared, in [0, 1], 1 or 3 channels; with two axes of space, or three, of any one size from 8 pixels and the network's
+            stride on.
         out: folder for the checkpoint and ``log.jsonl``; nothing is written where there is none.
         seed: of weights, division, batches and alterations.
         resume: go on from the checkpoint in ``out`` if there is one.
@@ -149,9 +151,9 @@ def train_synthetic_anomaly(
 
 def _check(images: Tensor, plan: SyntheticAnomalyPlan, which: str) -> None:
     least = max(SMALLEST, plan.shape(1).stride)
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or min(images.shape[2:]) < least:
+    if images.ndim not in (4, 5) or images.shape[1] not in (1, 3) or min(images.shape[2:]) < least:
         raise ConfigError(
-            f"{which} images of shape {tuple(images.shape)} must have 1 or 3 channels and two sides of {least} pixels or more"
+            f"{which} images of shape {tuple(images.shape)} must have 1 or 3 channels and two or three sides of {least} pixels or more"
         )
     require_finite(images, which)
 
@@ -183,8 +185,10 @@ class _Run(DescentRun[SyntheticAnomalyNet]):
 
     def begin(self) -> State[SyntheticAnomalyNet]:
         """Weights drawn, optimiser empty."""
-        net = SyntheticAnomalyNet(self.plan.shape(len(self.train[0])), generator=self.generator((1 << 31) - 1)).to(self.device)
-        return State.fresh(net.to(memory_format=torch.channels_last), self.plan)  # type: ignore[call-overload]
+        shape = self.plan.shape(len(self.train[0]), self.train[0].ndim - 1)
+        net = SyntheticAnomalyNet(shape, generator=self.generator((1 << 31) - 1)).to(self.device)
+        net = net.to(memory_format=torch.channels_last) if shape.axes == 2 else net  # type: ignore[call-overload]
+        return State.fresh(net, self.plan)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Images, labels of their pixels, and classes: 0 unaltered, then the tasks in their order."""
@@ -206,7 +210,7 @@ class _Run(DescentRun[SyntheticAnomalyNet]):
     def loss(self, net: SyntheticAnomalyNet, pixels: Tensor, labels: Tensor, classes: Tensor | None) -> Tensor:
         """Cross-entropy of each pixel's label, and of the class."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.precision == "bfloat16"):
-            seen = net((2 * pixels - 1).contiguous(memory_format=torch.channels_last))
+            seen = net(laid_out(2 * pixels - 1))
         parts = [] if seen.map is None else [functional.binary_cross_entropy_with_logits(seen.map.float(), labels)]
         if seen.classes is not None and classes is not None:
             parts.append(functional.cross_entropy(seen.classes.float(), classes))

@@ -1,6 +1,6 @@
 """How a synthetic-anomaly network is judged without labels: on a task that it was not trained on, or (transductively) by AUCp."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,14 +11,14 @@ from torch import Tensor
 from offmap.core.linalg import Whitener, shrunk
 from offmap.core.moments import Moments
 from offmap.represent.nets.synthetic_anomaly import Seen, SyntheticAnomalyNet
-from offmap.represent.synthetic_anomaly import top_share
-from offmap.represent.train.planted import area_of
+from offmap.represent.synthetic_anomaly import laid_out, top_share
+from offmap.represent.train.planted import CHUNK, area_of
 from offmap.simulate.tasks import Task
 
-MOST, CHUNK = 256, 32
-"""Images in a trial at most, and at a time."""
+MOST: Mapping[int, int] = {2: 256, 3: 32}
+"""Images in a trial at most, by their axes of space."""
 
-FEWEST = 48
+FEWEST: Mapping[int, int] = {2: 48, 3: 16}
 """Altered images in a trial at least; with fewer held-out images each is altered several times."""
 
 SHARE = 0.01
@@ -40,28 +40,29 @@ class HeldOutTask:
         usual: unaltered training images.
     """
 
-    normal: Float[Tensor, "n c h w"]
-    odd: Float[Tensor, "m c h w"]
-    masks: Float[Tensor, "m 1 h w"]
-    labels: Float[Tensor, "m 1 h w"]
-    usual: Float[Tensor, "k c h w"]
+    normal: Float[Tensor, "n c *s"]
+    odd: Float[Tensor, "m c *s"]
+    masks: Float[Tensor, "m 1 *s"]
+    labels: Float[Tensor, "m 1 *s"]
+    usual: Float[Tensor, "k c *s"]
 
     @classmethod
-    def of(cls, task: Task, held_out: Float[Tensor, "n c h w"], usual: Float[Tensor, "k c h w"], seed: int) -> "HeldOutTask":
+    def of(cls, task: Task, held_out: Float[Tensor, "n c *s"], usual: Float[Tensor, "k c *s"], seed: int) -> "HeldOutTask":
         """Alter the held-out images.
 
         Args:
-            held_out: two or more; the first 256 are taken.
-            usual: training images; the first 256 are taken.
+            held_out: two or more; the first 256 are taken, of volumes the first 32.
+            usual: training images; as many are taken.
         """
         rng = np.random.default_rng(seed)
-        normal = held_out[:MOST].cpu().float().contiguous()
+        axes = held_out.ndim - 2
+        normal = held_out[: MOST[axes]].cpu().float().contiguous()
         images = list(normal.numpy())
-        rounds = -(-FEWEST // len(images))
+        rounds = -(-FEWEST[axes] // len(images))
         found = [task.alter([images[i], images[i - 1 - (r % (len(images) - 1))]], rng) for r in range(rounds) for i in range(len(images))]
         masks, labels = (np.stack([getattr(one, name) for one in found])[:, None].astype(np.float32) for name in ("mask", "labels"))
         odd = torch.from_numpy(np.stack([one.pixels for one in found]))
-        return cls(normal, odd, torch.from_numpy(masks), torch.from_numpy(labels), usual[:MOST].cpu().float())
+        return cls(normal, odd, torch.from_numpy(masks), torch.from_numpy(labels), usual[: MOST[axes]].cpu().float())
 
     def area(self, net: SyntheticAnomalyNet, device: torch.device) -> float:
         """AUROC of a network in eval mode, higher = better."""
@@ -86,12 +87,12 @@ class AUCp:
     Source: IEEE Transactions on Medical Imaging 2026 (AUCp); the definition as its code gives it.
     """
 
-    usual: Float[Tensor, "k c h w"]
-    unlabelled: Float[Tensor, "m c h w"]
+    usual: Float[Tensor, "k c *s"]
+    unlabelled: Float[Tensor, "m c *s"]
 
     def area(self, net: SyntheticAnomalyNet, device: torch.device) -> float:
         """AUROC of a network in eval mode, higher = better."""
-        usual = self.usual[:MOST]
+        usual = self.usual[: MOST[self.usual.ndim - 2]]
         if net.shape.objective == "class":
             return _by_features(net, usual, usual, self.unlabelled, device)
         own, other = (top_share(maps_of(net, images, device), SHARE) for images in (usual, self.unlabelled))
@@ -102,7 +103,7 @@ Judge = HeldOutTask | AUCp
 """Gives a checkpoint a number, higher = better."""
 
 
-def maps_of(net: SyntheticAnomalyNet, images: Float[Tensor, "n c h w"], device: torch.device) -> Float[Tensor, "n 1 h w"]:
+def maps_of(net: SyntheticAnomalyNet, images: Float[Tensor, "n c *s"], device: torch.device) -> Float[Tensor, "n 1 *s"]:
     """Expected labels of images in [0, 1].
 
     Raises:
@@ -114,7 +115,7 @@ def maps_of(net: SyntheticAnomalyNet, images: Float[Tensor, "n c h w"], device: 
 
 def _seen(net: SyntheticAnomalyNet, images: Tensor, device: torch.device) -> Sequence[Seen]:
     with torch.no_grad():
-        return [net((2 * part.to(device) - 1).contiguous(memory_format=torch.channels_last)) for part in images.split(CHUNK)]
+        return [net(laid_out(2 * part.to(device) - 1)) for part in images.split(CHUNK[images.ndim - 2])]
 
 
 def _by_features(net: SyntheticAnomalyNet, usual: Tensor, own: Tensor, other: Tensor, device: torch.device) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from offmap.core.encoder import Encoder, Input
 from offmap.core.errors import BundleError, ConfigError
-from offmap.core.trainer import Event, Examples, Trained, Trainer
+from offmap.core.trainer import Event, Examples, Trained
 from offmap.represent.diffusion import DiffusionEncoder
 from offmap.represent.layers import normalise
 from offmap.represent.nets.unet import EDMDenoiser, UNetShape
@@ -18,6 +18,7 @@ from offmap.represent.train.diffusion import DiffusionPlan, train_diffusion
 from offmap.represent.train.followed import Followed
 from offmap.represent.train.normal_images import LEAST
 from offmap.represent.train.samples import COLUMNS, ROWS, draw, made_up
+from offmap.represent.trainers._spatial import Spatial
 
 WEAK = 0.6
 """AUROC of drawn anomalies below which the card warns."""
@@ -26,13 +27,13 @@ SIGMA = "sigma_data"
 
 
 @dataclass(frozen=True)
-class Diffusion(DiffusionPlan, Trainer):
+class Diffusion(DiffusionPlan, Spatial):
     """A small U-Net with the preconditioning of Karras et al.; no labels.
 
     Args:
         channels: 1 or 3; colour becomes grey for one, grey is repeated for three.
 
-    The others are those of ``DiffusionPlan`` and of ``Trainer``.
+    The others are those of ``DiffusionPlan`` and of ``Spatial``.
     """
 
     channels: int = 1
@@ -45,16 +46,16 @@ class Diffusion(DiffusionPlan, Trainer):
 
     def __post_init__(self) -> None:
         DiffusionPlan.__post_init__(self)
-        Trainer.__post_init__(self)
+        Spatial.__post_init__(self)
         if not 8 <= self.size <= 512 or self.channels not in (1, 3):
             raise ConfigError(f"[train] size = {self.size} must lie in 8..512, channels = {self.channels} be 1 or 3")
 
     @property
     def input(self) -> Input:
-        return Input(self.size, self.channels, (0.5,) * self.channels, (0.5,) * self.channels)
+        return Input(self.size, self.channels, (0.5,) * self.channels, (0.5,) * self.channels, self.axes)
 
     def _network(self, classes: int) -> UNetShape:
-        return UNetShape(self.channels, 2, self.widths, self.blocks, fold=self.fold)
+        return UNetShape(self.channels, self.axes, self.widths, self.blocks, fold=self.fold)
 
     @property
     def _told(self) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from offmap.core.encoder import Encoder, Input
 from offmap.core.errors import BundleError, ConfigError
-from offmap.core.trainer import Event, Examples, Sheet, Trained, Trainer
+from offmap.core.trainer import Event, Examples, Sheet, Trained
 from offmap.represent.gan import GANEncoder
 from offmap.represent.layers import normalise
 from offmap.represent.nets.gan import AdversarialModel
@@ -19,19 +19,20 @@ from offmap.represent.train.gan import GANPlan, train_gan
 from offmap.represent.train.judged import Judged
 from offmap.represent.train.normal_images import LEAST
 from offmap.represent.train.samples import COLUMNS, ROWS, compared, made_up
+from offmap.represent.trainers._spatial import Spatial
 
 WEAK = 0.6
 """AUROC of drawn anomalies below which the card warns."""
 
 
 @dataclass(frozen=True)
-class GAN(GANPlan, Trainer):
+class GAN(GANPlan, Spatial):
     """A small generator and critic, then an encoder into the generator's codes; no labels.
 
     Args:
         channels: 1 or 3; colour becomes grey for one, grey is repeated for three.
 
-    The others are those of ``GANPlan`` and of ``Trainer``.
+    The others are those of ``GANPlan`` and of ``Spatial``.
     """
 
     channels: int = 1
@@ -44,15 +45,15 @@ class GAN(GANPlan, Trainer):
 
     def __post_init__(self) -> None:
         GANPlan.__post_init__(self)
-        Trainer.__post_init__(self)
-        self.shape(self.channels, 2)
+        Spatial.__post_init__(self)
+        self.shape(self.channels, self.axes)
 
     @property
     def input(self) -> Input:
-        return Input(self.size, self.channels, (0.5,) * self.channels, (0.5,) * self.channels)
+        return Input(self.size, self.channels, (0.5,) * self.channels, (0.5,) * self.channels, self.axes)
 
     def open(self, classes: int, state: Mapping[str, Tensor] | None, *, device: torch.device) -> Encoder:
-        shape = self.shape(self.channels, 2)
+        shape = self.shape(self.channels, self.axes)
         if state is None:
             return GANEncoder(AdversarialModel(shape), device=device)
         try:

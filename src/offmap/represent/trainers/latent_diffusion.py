@@ -11,7 +11,7 @@ from torch import Tensor
 
 from offmap.core.encoder import Encoder, Input
 from offmap.core.errors import BundleError, ConfigError
-from offmap.core.trainer import Event, Examples, Sheet, Trained, Trainer
+from offmap.core.trainer import Event, Examples, Sheet, Trained
 from offmap.represent.latent_diffusion import CODEC, NET, LatentDiffusionEncoder
 from offmap.represent.layers import normalise
 from offmap.represent.nets.latent import Codec, CodecShape, coded
@@ -21,11 +21,12 @@ from offmap.represent.train.diffusion import DiffusionPlan, train_diffusion
 from offmap.represent.train.followed import Followed
 from offmap.represent.train.normal_images import LEAST
 from offmap.represent.train.samples import COLUMNS, ROWS, compared, draw, made_up
+from offmap.represent.trainers._spatial import Spatial
 from offmap.represent.trainers.diffusion import SIGMA, taken, weak
 
 
 @dataclass(frozen=True)
-class LatentDiffusion(DiffusionPlan, Trainer):
+class LatentDiffusion(DiffusionPlan, Spatial):
     """A codec (``AutoencoderKL``), and a small U-Net that denoises its codes; no labels.
 
     Args:
@@ -36,7 +37,7 @@ class LatentDiffusion(DiffusionPlan, Trainer):
         code_steps: optimiser steps of the codec, before those of the diffusion model.
         kl: weight of the codes' divergence from a standard normal law.
 
-    The others are those of ``DiffusionPlan`` and of ``Trainer``; ``size`` is that of the images.
+    The others are those of ``DiffusionPlan`` and of ``Spatial``; ``size`` is that of the images.
     """
 
     size: int = 64
@@ -55,7 +56,7 @@ class LatentDiffusion(DiffusionPlan, Trainer):
 
     def __post_init__(self) -> None:
         DiffusionPlan.__post_init__(self)
-        Trainer.__post_init__(self)
+        Spatial.__post_init__(self)
         if not 8 <= self.size <= 512 or self.code_steps < 1:
             raise ConfigError(f"[train] size = {self.size} must lie in 8..512, code_steps = {self.code_steps} be 1 or more")
         side = -(-self.size // self._codec.stride)
@@ -67,15 +68,15 @@ class LatentDiffusion(DiffusionPlan, Trainer):
 
     @property
     def input(self) -> Input:
-        return Input(self.size, self.channels, (0.5,) * self.channels, (0.5,) * self.channels)
+        return Input(self.size, self.channels, (0.5,) * self.channels, (0.5,) * self.channels, self.axes)
 
     @property
     def _codec(self) -> CodecShape:
-        return CodecShape(self.channels, 2, self.code_widths, self.latent)
+        return CodecShape(self.channels, self.axes, self.code_widths, self.latent)
 
     @property
     def _denoiser(self) -> UNetShape:
-        return UNetShape(self.latent, 2, self.widths, self.blocks)
+        return UNetShape(self.latent, self.axes, self.widths, self.blocks)
 
     def open(self, classes: int, state: Mapping[str, Tensor] | None, *, device: torch.device) -> Encoder:
         if state is None:

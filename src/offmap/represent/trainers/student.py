@@ -57,7 +57,7 @@ class DistilledDiffusion(Diffusion):
 
     @property
     def _student(self) -> StudentShape:
-        return StudentShape(self.channels, 2, self.student_widths)
+        return StudentShape(self.channels, self.axes, self.student_widths)
 
     def open(self, classes: int, state: Mapping[str, Tensor] | None, *, device: torch.device) -> Encoder:
         if state is None:
@@ -100,7 +100,7 @@ class DistilledDiffusion(Diffusion):
         return Trained({name: value.detach().cpu() for name, value in found.net.state_dict().items()}, facts, words, taught.sheets)
 
 
-def _scaled(images: Float[Tensor, "n c h w"], encoder: Encoder) -> Float[Tensor, "n d h w"]:
+def _scaled(images: Float[Tensor, "n c *s"], encoder: Encoder) -> Float[Tensor, "n d *s"]:
     """In [0, 1], with the channels that the network has."""
     return (normalise(images, encoder.input) + 1) / 2
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from offmap.core.encoder import Encoder, Input
 from offmap.core.errors import BundleError, ConfigError
-from offmap.core.trainer import Event, Examples, Sheet, Trained, Trainer
+from offmap.core.trainer import Event, Examples, Sheet, Trained
 from offmap.represent.layers import normalise
 from offmap.represent.nets.synthetic_anomaly import SyntheticAnomalyNet
 from offmap.represent.synthetic_anomaly import SyntheticAnomalyEncoder
@@ -20,6 +20,7 @@ from offmap.represent.train.normal_images import LEAST
 from offmap.represent.train.samples import COLUMNS, compared
 from offmap.represent.train.synthetic_anomaly import SyntheticAnomalyPlan, train_synthetic_anomaly
 from offmap.represent.train.trials import HeldOutTask, maps_of
+from offmap.represent.trainers._spatial import Spatial
 from offmap.simulate.tasks import SMALLEST, TASKS
 
 WEAK = 0.6
@@ -27,17 +28,17 @@ WEAK = 0.6
 
 
 @dataclass(frozen=True)
-class SyntheticAnomaly(SyntheticAnomalyPlan, Trainer):
+class SyntheticAnomaly(SyntheticAnomalyPlan, Spatial):
     """A small U-Net that learns the label of each pixel of altered images (FPI, PII, NSA, CutPaste, many tasks); no anomalies, no labels.
 
     ``tasks = ["fpi"]`` is FPI, ``["pii"]`` PII, ``["nsa"]`` NSA; several are many tasks; ``["cutpaste", "cutpaste_scar"]`` with
     ``objective = "class"`` is CutPaste in three ways. The checkpoint is the best one on ``held_out_task``.
 
     Args:
-        size: side of the images in pixels.
+        size: side of the images in pixels, of volumes in voxels.
         channels: 1 or 3; colour becomes grey for one, grey is repeated for three.
 
-    The others are those of ``SyntheticAnomalyPlan`` and of ``Trainer``.
+    The others are those of ``SyntheticAnomalyPlan`` and of ``Spatial``.
     """
 
     size: int = 64
@@ -52,17 +53,17 @@ class SyntheticAnomaly(SyntheticAnomalyPlan, Trainer):
 
     def __post_init__(self) -> None:
         SyntheticAnomalyPlan.__post_init__(self)
-        Trainer.__post_init__(self)
+        Spatial.__post_init__(self)
         least = max(SMALLEST, self.shape(1).stride)
         if not least <= self.size <= 512 or self.channels not in (1, 3):
             raise ConfigError(f"[train] size = {self.size} must lie in {least}..512, channels = {self.channels} be 1 or 3")
 
     @property
     def input(self) -> Input:
-        return Input(self.size, self.channels, (0.5,) * self.channels, (0.5,) * self.channels)
+        return Input(self.size, self.channels, (0.5,) * self.channels, (0.5,) * self.channels, self.axes)
 
     def open(self, classes: int, state: Mapping[str, Tensor] | None, *, device: torch.device) -> Encoder:
-        shape = self.shape(self.channels)
+        shape = self.shape(self.channels, self.axes)
         if state is None:
             return SyntheticAnomalyEncoder(SyntheticAnomalyNet(shape), self.size, device=device)
         try:
