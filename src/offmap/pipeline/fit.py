@@ -223,8 +223,13 @@ def _encoder(plan: Recipe, given: Given | None, device: torch.device, *, volumes
     own = plan.encoder
     network = open_encoder(chosen, layers=own.layers, device=str(device), trust_classifier=trust, text=own.text, exits=own.exits)
     if network.input.axes == 3 and not volumes:
-        raise ConfigError(f"encoder {network.name} sees volumes: give --volumes")
+        raise ConfigError(f"encoder {network.name} was trained on volumes, not on images: give --volumes")
     if volumes and network.input.axes == 2:
+        if not network.layers:
+            raise ConfigError(
+                f"--volumes does not go with {network.name}, a model of images of two axes without features of slices: leave --volumes "
+                "out, and each slice is an item; or train a model of volumes, such as --recipe diffusion --volumes"
+            )
         network = SliceWise(network) if plan.encoder.volumes == "slices" else Patches(network)
     return dressed(plan, _with_second(plan, network, device), device)
 

@@ -141,6 +141,11 @@ def _advice(lacking: Sequence[str], provides: Iterable[str]) -> str:
         return " Give several classifiers that were trained apart, from Python: encoder=[one, two, three]"
     if bases & _HEADED or any(x.startswith(("nac.", "rankfeat.")) for x in bases if "logits" not in provides):
         return " Logit methods need a head: give your classifier with --encoder classifier:FILE, or choose a feature method such as knn"
+    if "reconstruction.perceptual" in bases and "reconstruction.ssim" in provides:
+        return (
+            " Perceptual differences are those of a network for images of two axes, and volumes have none: take another measure, such as "
+            '--set score.reconstruction.measure=ssim (in the recipe: measure = "ssim")'
+        )
     if any(x.startswith("mecam.") for x in bases):
         return " Add exits to the network first: `offmap add-exits` makes a file, to be named in the recipe as [encoder] exits"
     beside = [_BESIDE[x] for x in sorted(bases & set(_BESIDE))]
