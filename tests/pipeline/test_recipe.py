@@ -15,6 +15,33 @@ def test_the_shipped_recipes_resolve() -> None:
         assert read(name).to_json() == recipe.to_json()
 
 
+def test_volumes_change_what_the_recipe_says() -> None:
+    recipe = read("vae", {"train.batch": "2"}, volumes=True)
+    assert recipe.train is not None
+    params = recipe.train.params()
+    assert (params["size"], params["batch"]) == (32, 2)
+    assert recipe.parts["reconstruction"].params()["measure"] == "ssim"
+    assert read("vae").parts["reconstruction"].params()["measure"] == "perceptual"
+    assert "ssim" not in str(read("vae", cascade=("elbo", "complexity"), volumes=True).to_json()["score"])
+    (resize,) = (step for step in recipe.preparation(32, 3).to_json() if step["method"] == "resize")
+    assert (resize["size"], resize["depth"]) == (32, 32)
+    for name in shipped():
+        assert read(name, volumes=True).parts
+
+
+def test_what_is_wrong_with_the_changes_for_volumes_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("[score.knn]\n[volumes.score.knn]\nneighbours = 3\n[volumes.scores]\n")
+    with pytest.raises(ConfigError, match=r"no table \[scores\]"):
+        read(str(file), volumes=True)
+    file.write_text("[score.knn]\n[volumes.score.knn]\nneighbours = 3\n")
+    with pytest.raises(ConfigError, match="no parameter 'neighbours'"):
+        read(str(file), volumes=True)
+    file.write_text("volumes = true\n[score.knn]\n")
+    with pytest.raises(ConfigError, match=r"\[volumes\] must be a table"):
+        read(str(file))
+
+
 def test_a_file_with_two_parts(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text('[score.near]\nmethod = "knn"\nk = 7\n[score.energy]\n[decide]\nalpha = 0.1\n')

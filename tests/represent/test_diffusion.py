@@ -10,7 +10,7 @@ from torch import Tensor
 from offmap.core.errors import BundleError, ConfigError, NotAvailableError, SignalError
 from offmap.represent.denoiser import Denoiser
 from offmap.represent.diffusion import KINDS, DiffusionEncoder
-from offmap.represent.nets.unet import EDMDenoiser, UNetShape, loss_weight
+from offmap.represent.nets.unet import EDMDenoiser, UNetShape, folded, loss_weight, unfolded
 from offmap.represent.open import open_encoder, rebuild
 from offmap.score.gepc import GEPC
 from offmap.score.lmd import LMD
@@ -82,11 +82,20 @@ def test_a_folded_network_sees_a_smaller_grid_and_keeps_pixels_in_their_places()
         net(pictures(1, sides=(3, 8)), torch.tensor([0.5]))
 
 
+def test_voxels_are_folded_as_pixels_are() -> None:
+    x, volume = torch.rand(2, 3, 8, 12), torch.rand(2, 3, 4, 8, 12)
+    assert torch.equal(folded(x, 2), torch.nn.functional.pixel_unshuffle(x, 2))
+    assert torch.equal(folded(volume, 2)[:, 8 + 5], volume[:, 1, 1::2, ::2, 1::2])
+    for given in (x, volume):
+        assert torch.equal(unfolded(folded(given, 4), 4), given)
+    assert network(axes=3, fold=2)(torch.rand(1, 1, 5, 4, 7), torch.tensor([0.5])).shape == (1, 1, 5, 4, 7)
+
+
 def test_a_folded_model_is_rebuilt_and_others_keep_their_digest() -> None:
-    folded, plain = (DiffusionEncoder(network(fold=fold), 12) for fold in (2, 1))
-    again = DiffusionEncoder.rebuilt(folded.config(), folded.state())
+    small, plain = (DiffusionEncoder(network(fold=fold), 12) for fold in (2, 1))
+    again = DiffusionEncoder.rebuilt(small.config(), small.state())
     assert again.denoiser.shape.fold == 2
-    assert again.sha256 == folded.sha256
+    assert again.sha256 == small.sha256
     assert "fold" not in plain.config()["net"]
 
 

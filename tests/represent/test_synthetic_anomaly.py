@@ -22,8 +22,8 @@ pytest.importorskip("monai", reason="needs the extra [generative]")
 ALL = frozenset({"synthetic.map", "synthetic.top:share=0.1", "synthetic.features"})
 
 
-def encoder(channels: int = 1, objective: Objective = "both") -> SyntheticAnomalyEncoder:
-    shape = SyntheticAnomalyShape(channels, (8, 16, 16), 3, objective)
+def encoder(channels: int = 1, objective: Objective = "both", axes: int = 2) -> SyntheticAnomalyEncoder:
+    shape = SyntheticAnomalyShape(channels, (8, 16, 16), 3, objective, axes)
     return SyntheticAnomalyEncoder(SyntheticAnomalyNet(shape, generator=torch.Generator().manual_seed(1)), 12)
 
 
@@ -31,9 +31,9 @@ def pictures(count: int = 3, channels: int = 1, sides: tuple[int, ...] = (12, 12
     return torch.rand(count, channels, *sides, generator=torch.Generator().manual_seed(2))
 
 
-@pytest.mark.parametrize("sides", [(12, 12), (13, 7), (4, 31), (5, 4)])
-def test_any_size_from_the_stride_on(sides: tuple[int, int]) -> None:
-    found = encoder().encode(pictures(sides=sides), ALL)
+@pytest.mark.parametrize("sides", [(12, 12), (13, 7), (4, 31), (5, 4), (8, 8, 8), (5, 9, 4)])
+def test_any_size_from_the_stride_on(sides: tuple[int, ...]) -> None:
+    found = encoder(axes=len(sides)).encode(pictures(sides=sides), ALL)
     assert found["synthetic.map"].shape == (3, 1, *sides)
     assert found["synthetic.features"].shape == (3, 16)
     assert found["synthetic.top:share=0.1"].shape == (3,)
@@ -46,8 +46,18 @@ def test_images_that_are_too_small_or_of_other_axes_and_channels_are_refused_by_
         encoder().encode(pictures(sides=(3, 12)), ALL)
     with pytest.raises(SignalError, match="2 axes"):
         encoder().encode(pictures(sides=(6, 6, 6)), ALL)
+    with pytest.raises(SignalError, match="3 axes"):
+        encoder(axes=3).encode(pictures(), ALL)
     with pytest.raises(SignalError, match="1 or 3 channels"):
         encoder().encode(pictures(channels=2), ALL)
+
+
+def test_a_network_of_images_is_described_as_before_there_were_others() -> None:
+    assert "axes" not in encoder().config()["net"]
+    assert "axes" not in Trainer(size=16).params()
+    assert Trainer(size=16).over_volumes().params()["axes"] == 3
+    deep = encoder(axes=3)
+    assert SyntheticAnomalyEncoder.rebuilt(deep.config(), deep.state()).sha256 == deep.sha256
 
 
 def test_grey_and_colour_meet() -> None:

@@ -182,6 +182,8 @@ def read(name: str = STANDARD, settings: Mapping[str, str] | None = None, *, cas
     """
     tables = merged(_tables, name, cascade) if cascade else _tables(name)
     changes = tables.pop(VOLUMES, {})
+    if not isinstance(changes, Mapping):
+        raise ConfigError(f"recipe {name}: [{VOLUMES}] must be a table of what --volumes changes, such as [{VOLUMES}.train]")
     if volumes:
         tables = _changed(tables, {key: value for key, value in changes.items() if key != "score" or not cascade})
     for key, text in (settings or {}).items():

@@ -158,6 +158,14 @@ def test_the_trial_tells_a_denoiser_that_knows_from_one_that_does_not() -> None:
     assert trial.area(lambda x, sigma: x, torch.device("cpu")) == pytest.approx(0.5, abs=0.02)
 
 
+def test_a_trial_of_volumes_draws_every_kind_of_anomaly_inside_the_volume() -> None:
+    trial = Trial.of(blobs(12, 10, axes=3), 0)
+    changed = (trial.odd != trial.normal).flatten(1).float().mean(dim=1)
+    assert bool((changed > 0).all())
+    assert float(changed.max()) < 0.5
+    assert (torch.isfinite(trial.odd) & (trial.odd >= 0) & (trial.odd <= 1)).all()
+
+
 def test_volumes_are_trained_on_too() -> None:
     found, _ = watched(images=blobs(20, 4, axes=3), plan=DiffusionPlan(size=4, widths=(8, 8), steps=2, batch=2, check_every=2))
     with torch.no_grad():

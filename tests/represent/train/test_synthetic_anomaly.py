@@ -54,6 +54,19 @@ def test_it_learns_to_find_what_was_put_in() -> None:
     assert area_of(maps[trial.masks == 0], maps[trial.masks > 0]) > 0.85
 
 
+def test_volumes_are_trained_on_too() -> None:
+    """Each volume a stack of the same disc, shifted."""
+    volumes = discs(72).reshape(24, 3, 12, 12).repeat_interleave(4, dim=1)[:, None]
+    found, told = watched(images=volumes, plan=replace(PLAN, tasks=("cutpaste", "fpi", "nsa"), objective="both"))
+    assert math.isfinite(told[-1].loss)
+    assert found.net.shape.axes == 3
+    trial = HeldOutTask.of(TASKS["cutpaste"], volumes[:6], volumes[6:], 3)
+    assert maps_of(found.net, trial.odd, CPU).shape == trial.masks.shape == (18, 1, 12, 12, 12)
+    assert 0 <= trial.area(found.net, CPU) <= 1
+    with pytest.raises(ConfigError, match="two or three sides"):
+        watched(images=volumes[:, :, 0, 0])
+
+
 def test_a_batch_holds_unaltered_images_and_every_task() -> None:
     run = training._Run.of(discs(), replace(CUTPASTE, batch=300), 0, CPU, None, None)
     pixels, labels, classes = run.batch(0)
@@ -178,7 +191,7 @@ def test_what_cannot_be_trained_on_is_refused_by_name() -> None:
         watched(images=discs(5))
     with pytest.raises(ConfigError, match=r"\(20, 1, 7, 12\) must have 1 or 3 channels and two or three sides of 8 pixels"):
         watched(images=torch.rand(20, 1, 7, 12))
-    with pytest.raises(ConfigError, match="two sides of 16 pixels"):
+    with pytest.raises(ConfigError, match="two or three sides of 16 pixels"):
         watched(images=discs(), plan=replace(PLAN, widths=(8, 8, 8, 8, 8)))
     with pytest.raises(ConfigError, match="1 or 3 channels"):
         watched(images=torch.rand(20, 2, 12, 12))
