@@ -83,7 +83,8 @@ def fit(
         labels: CSV with the columns ``path`` and ``label``, for methods that use classes and recipes that train a classifier; of an array,
             one name or number for each image.
         alpha: share of in-distribution images that may be flagged; ``reject`` at a tenth of it.
-        volumes: one item per DICOM series or NIfTI file instead of one per slice.
+        volumes: one item per DICOM series or NIfTI file instead of one per slice; a recipe that trains a network trains one of three axes
+            of space, with the changes of its table ``[volumes]``.
         keep_neighbours: keep features and thumbnails of the images in the gate, to show the nearest ones (thumbnails are patient images).
         limit: fit on a random choice of so many images.
         seed: of every random choice.

@@ -35,7 +35,8 @@ class EncoderChoice(Component):
         spec: ``builtin``, ``hub:NAME_OR_DIR``, ``classifier:FILE``, ``diffusion:DIR``, or ``train:NAME``: a network that is trained for
             this gate, with the settings of the table ``[train]``.
         layers: names of layers; empty = the encoder's own choice.
-        volumes: how a volume is seen: ``slices`` (every slice, pooled) or ``patches`` (3-D patches).
+        volumes: how an encoder of images sees a volume: ``slices`` (every slice, pooled) or ``patches`` (3-D patches); a network that
+            was trained on volumes sees it as it is.
         text: what an image might show, for ``mcm``: prompts for the encoder's own text model (CLIP, SigLIP), or a ``.safetensors`` or
             ``.npz`` file of text features.
         proxies: for methods that fit on a stand-in for a shift (``mfs_knn``): names of phantom families or corruptions that images are

@@ -127,10 +127,10 @@ def lesson_of(teacher: Teacher, images: Float[Tensor, "n c *s"], law: tuple[floa
 
 
 def varied(image: Float[Tensor, "c *s"], other: Float[Tensor, "c *s"], kind: int, rng: np.random.Generator) -> Float[Tensor, "c *s"]:
-    """One odd variant in [0, 1]; of volumes, a lesion."""
+    """One odd variant in [0, 1]; of volumes, always a local one."""
     pixels = np.ascontiguousarray(image.float().cpu().clamp(0, 1).numpy())
     if kind % 3 == 0 or pixels.ndim == 4:
-        name = LOCAL[rng.integers(len(LOCAL))] if pixels.ndim == 3 else "lesion"
+        name = LOCAL[rng.integers(len(LOCAL))]
         if name == "lesion":
             return torch.from_numpy(plant_lesion(pixels, rng=rng, ranges=LESIONS).pixels)
         return torch.from_numpy(ANOMALIES[name](pixels, np.ascontiguousarray(other.float().cpu().numpy()), rng=rng).pixels)
