@@ -13,6 +13,7 @@ from offmap.represent.digest import tensors_sha256
 from offmap.represent.nets.latent import Codec, CodecShape
 from offmap.represent.train.judged import DescentRun, Schedule, State, Watch
 from offmap.represent.train.parallel import ALONE, Crew
+from offmap.represent.train.planted import MOST
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def train_codec(
     resume: bool = False,
     progress: Watch | None = None,
 ) -> TrainedCodec:
-    """Train on normal images in [-1, 1]; the checkpoint with the least loss on the held-out ones is kept.
+    """Train on normal images in [-1, 1]; the checkpoint with the least loss on the held-out ones (of volumes, the first 32) is kept.
 
     Args:
         out: folder for the checkpoint and ``log.jsonl``; nothing is written where there is none.
@@ -69,6 +70,7 @@ def train_codec(
         ConfigError: a checkpoint of another run or one that cannot be written, or a loss that is not finite before the first one.
         NotAvailableError: MONAI is missing.
     """
+    held_out = held_out if held_out.ndim == 4 else held_out[: MOST[3]]
     run = _Run(plan, seed, images, held_out, device)
     state = State.fresh(Codec(shape, generator=run.generator((1 << 31) - 1)).to(device), plan)
     identity = {

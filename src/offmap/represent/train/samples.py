@@ -29,8 +29,10 @@ def draw(denoise: Denoiser, shape: tuple[int, ...], *, count: int, seed: int, de
 
     Args:
         shape: ``(C, *S)`` of one sample.
+        count: how many; of volumes, which cost more, half as many.
     """
     sigmas = levels_of("samples", STEPS, LOWEST, HIGHEST).flip(0).tolist()
+    count = count if len(shape) == 3 else -(-count // 2)
     x = sigmas[0] * torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed)).to(device)
     with torch.no_grad():
         for sigma, lower in zip(sigmas, [*sigmas[1:], 0.0], strict=True):
