@@ -89,7 +89,7 @@ class SyntheticAnomaly(SyntheticAnomalyPlan, Spatial):
         sheets = self._sheets(found.net, seen[data.check], seed)
         return Trained(state, facts, [*found.notes, *([weak] if found.area < WEAK else [])], sheets)
 
-    def _sheets(self, net: SyntheticAnomalyNet, held_out: Float[Tensor, "n c h w"], seed: int) -> list[Sheet]:
+    def _sheets(self, net: SyntheticAnomalyNet, held_out: Float[Tensor, "n c *s"], seed: int) -> list[Sheet]:
         """What the held-out task does to images that trained nothing, and what the network says; of a network with a map."""
         if net.shape.objective == "class":
             return []
