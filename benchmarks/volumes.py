@@ -78,15 +78,13 @@ def main() -> None:
         parser.error("the shared data are not here")
     files = sorted((root / "volumes" / "hippocampus_mr").iterdir())
     files = [files[i] for i in np.random.default_rng(0).permutation(len(files))]
-    rows = []
+    rows, out = [], Path(__file__).parent / "results"
     with tempfile.TemporaryDirectory() as folder:
         odd = damaged(files[200:], Path(folder))
         for one in asked:
             rows.append(measured(one, files[:200], files[200:], odd, sorted((root / "volumes" / "other").iterdir())))
-            print("\n".join(markdown(rows)), flush=True)
-    out = Path(__file__).parent / "results"
-    write_csv(out / "volumes.csv", rows)
-    write_markdown(out / "volumes.md", "Networks of whole volumes, hippocampus MR", markdown(rows), Made.now())
+            write_csv(out / "volumes.csv", rows)
+            write_markdown(out / "volumes.md", "Networks of whole volumes, hippocampus MR", markdown(rows), Made.now())
 
 
 if __name__ == "__main__":
