@@ -25,7 +25,6 @@ from torch import Tensor
 
 from offmap.benchmark import metrics
 from offmap.benchmark.suite import Suite, read_suite
-from offmap.benchmark.trial import peak
 from offmap.core import registry
 from offmap.core.detector import Detector, Fitted, missing
 from offmap.core.encoder import Encoder, Input
@@ -112,12 +111,11 @@ def read(files: Sequence[Path], size: int, *, form_seed: int | None) -> Tensor:
 
 @dataclass
 class Scored:
-    """Scores of one detector on the test part and the other sets; milliseconds an image, and memory above that before in MB."""
+    """Scores of one detector on the test part and the other sets, and milliseconds an image."""
 
     own: np.ndarray
     others: Mapping[str, np.ndarray]
     ms: float
-    peak_mb: float
 
 
 def train(fit: Tensor, plan: Plan, beside: Beside, out: Path | None, seed: int) -> tuple[Model, Encoder]:
@@ -152,11 +150,10 @@ def score(detector: Detector, encoder: Encoder, held_out: Tensor, test: Tensor, 
     """Fit on the held-out part, and score."""
     signals = encoder.encode(held_out, detector.needs)
     fitted = detector.fit([signals], held_out=[signals])
-    with peak() as highest:
-        start = time.perf_counter()
-        own = scores(fitted, encoder, test)
-        ms = 1000 * (time.perf_counter() - start) / len(test)
-    return Scored(own, {name: scores(fitted, encoder, x) for name, x in others.items()}, ms, highest())
+    start = time.perf_counter()
+    own = scores(fitted, encoder, test)
+    ms = 1000 * (time.perf_counter() - start) / len(test)
+    return Scored(own, {name: scores(fitted, encoder, x) for name, x in others.items()}, ms)
 
 
 def scores(fitted: Fitted, encoder: Encoder, images: Tensor) -> np.ndarray:
@@ -191,7 +188,7 @@ def run(suite: Suite, own: str, seed: int, plan: Plan, args: argparse.Namespace)
             area = metrics.auroc(found.own, found.others[other])
             rows.append(
                 {"id_set": own, "other_set": other, "kind": kind, "seed": seed, "method": name, "passes": detector.passes}
-                | {"auroc": area, "ms": found.ms, "peak_mb": found.peak_mb, "n_id": len(test), "n_other": len(others[other])}
+                | {"auroc": area, "ms": found.ms, "n_id": len(test), "n_other": len(others[other])}
                 | {"trained_images": len(fit), "steps": trained.steps, "kept": trained.kept, "drawn_auroc": trained.area}
                 | {"train_images_per_s": trained.rate}
             )
@@ -229,7 +226,6 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
             }
             lines.append(
                 {"id_set": own, "method": method, "passes": mine[0]["passes"], "ms an image": np.mean([r["ms"] for r in mine])}
-                | {"MB": round(max(r["peak_mb"] for r in mine))}
                 | {"near": mean(part, method, "near"), "far": mean(part, method, "far")}
                 | {
                     "worst far": f"{worst['auroc']:.3f} ({worst['other_set']})",

@@ -275,7 +275,7 @@ def by_hand(name: str) -> list[str]:
 
 
 def families() -> list[str]:
-    """Commands, and one line for each family and detector: what it costs, and what it finds on two sets; best mean near area first."""
+    """Commands, and one line for each family and detector: what it finds on two sets, best mean near area first."""
     lines: list[dict[str, object]] = []
     for family in FAMILIES:
         path = RESULTS / f"generative-{family}.csv"
@@ -283,16 +283,11 @@ def families() -> list[str]:
         for method in dict.fromkeys(row["method"] for row in rows):
             mine = [row for row in rows if row["method"] == method and row["id_set"] in TWO_SETS]
             if mine:
-                lines.append({"model": family.partition("-")[0], "method": method, **_cost(mine), **_areas(mine)})
+                lines.append({"model": family.partition("-")[0], "method": method, "passes": mine[0]["passes"], **_areas(mine)})
     keys = [f"{own}, near" for own in TWO_SETS]
     lines.sort(key=lambda line: -sum(float(str(line[key])) for key in keys))
     commands = [made(f"generative-{family}")[1] for family in FAMILIES if (RESULTS / f"generative-{family}.md").exists()]
     return ["```", *commands, "```", "", *markdown(lines)]
-
-
-def _cost(rows: Sequence[Line]) -> dict[str, object]:
-    middle = {name: statistics.median(float(row[key]) for row in rows) for name, key in (("ms", "ms"), ("MB", "peak_mb"))}
-    return {"passes": rows[0]["passes"], "ms": f"{middle['ms']:.1f}", "MB": f"{middle['MB']:.0f}"}
 
 
 def _areas(rows: Sequence[Line]) -> dict[str, object]:
@@ -395,6 +390,10 @@ def page(hub: str) -> list[str]:
         "## Models of normal images",
         "",
         *by_hand("generative_notes.md"),
+        "",
+        "### What each costs",
+        "",
+        *section("generative_costs"),
         "",
         "### All families on two sets",
         "",
