@@ -44,6 +44,7 @@ from offmap.represent.train.gan import GANPlan, TrainedGAN, train_gan
 from offmap.represent.train.objectives import AutoencoderPlan, DAEPlan, ReconstructionPlan, VAEPlan, VQVAEPlan
 from offmap.represent.train.reconstruction import TrainedAutoencoder, train_reconstruction
 from offmap.represent.trainers.latent_diffusion import LatentDiffusion
+from offmap.score.fusion import Fusion
 from offmap.score.reconstruction import Reconstruction
 
 FORM_SEED = 0
@@ -77,6 +78,9 @@ FAMILIES: Mapping[str, Plan] = {
     "vq_vae": VQVAEPlan(),
 }
 """Plans by the name of their family."""
+
+ONE_PASS = Fusion(methods=("complexity", "dose", "reconstruction"), reduce="mean", settings=("reconstruction.measure=ssim",))
+"""What the recipe ``vae`` makes of one pass."""
 
 MEASURES = ("l1", "l2", "ssim", "ssim_contrast", "perceptual", "normalised")
 
@@ -163,10 +167,11 @@ def scores(fitted: Fitted, encoder: Encoder, images: Tensor) -> np.ndarray:
 
 
 def detectors(encoder: Encoder, asked: str) -> dict[str, Detector]:
-    """Those that read nothing but the model, or those that were asked for; reconstruction with each of its measures."""
+    """Those that read nothing but the model, or those that were asked for; reconstruction with each measure, fusion with parts of it."""
     found: dict[str, Detector] = {}
     for name, cls in registry.load_all("score", Detector).items():
         found |= {f"{name} {m}": cls.from_params({"measure": m}) for m in MEASURES} if cls is Reconstruction else {name: cls()}
+    found["fusion"] = ONE_PASS
     gives = encoder.provides - {"image"}
     return {n: d for n, d in found.items() if (not asked or d.method() in asked.split(",")) and not missing(d.needs | d.fit_needs, gives)}
 

@@ -283,7 +283,9 @@ def families() -> list[str]:
         for method in dict.fromkeys(row["method"] for row in rows):
             mine = [row for row in rows if row["method"] == method and row["id_set"] in TWO_SETS]
             if mine:
-                lines.append({"model": family.partition("-")[0], "method": method, "passes": mine[0]["passes"], **_areas(mine)})
+                lines.append(
+                    {"model": family.replace("-regret", ", 40 images a set"), "method": method, "passes": mine[0]["passes"], **_areas(mine)}
+                )
     keys = [f"{own}, near" for own in TWO_SETS]
     lines.sort(key=lambda line: -sum(float(str(line[key])) for key in keys))
     commands = [made(f"generative-{family}")[1] for family in FAMILIES if (RESULTS / f"generative-{family}.md").exists()]

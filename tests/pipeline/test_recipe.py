@@ -20,13 +20,17 @@ def test_volumes_change_what_the_recipe_says() -> None:
     assert recipe.train is not None
     params = recipe.train.params()
     assert (params["size"], params["batch"]) == (32, 2)
-    assert recipe.parts["reconstruction"].params()["measure"] == "ssim"
-    assert read("vae").parts["reconstruction"].params()["measure"] == "perceptual"
-    assert "ssim" not in str(read("vae", cascade=("elbo", "complexity"), volumes=True).to_json()["score"])
     (resize,) = (step for step in recipe.preparation(32, 3).to_json() if step["method"] == "resize")
     assert (resize["size"], resize["depth"]) == (32, 32)
     for name in shipped():
         assert read(name, volumes=True).parts
+
+
+def test_volumes_change_the_parts_that_are_there(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("[score.knn]\nk = 3\n[volumes.score.knn]\nk = 5\n")
+    assert [read(str(file), volumes=deep).parts["knn"].params()["k"] for deep in (False, True)] == [3, 5]
+    assert "knn" not in str(read(str(file), cascade=("residual", "patchcore"), volumes=True).to_json()["score"])
 
 
 def test_what_is_wrong_with_the_changes_for_volumes_is_named(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_two_processes_go_on_with_a_training_and_make_the_gate_of_one(tmp_path: 
         expected = pytest.approx(value, rel=2e-3, abs=1e-3) if isinstance(value, list) else value
         assert facts(found)[key] == expected, key
     rows = [gate.score(discs, jobs=0, use_cache=False).rows for gate in (found, alone)]
-    for part in ("score.complexity", "score.reconstruction", "score.latent_distance"):
+    for part in ("score.complexity", "score.reconstruction", "score.dose"):
         np.testing.assert_allclose(*([row[part] for row in some] for some in rows), rtol=5e-3, atol=1e-3)
 
 
