@@ -310,8 +310,9 @@ def main() -> None:
     name = f"generative-{args.family}"
     write_csv(args.out / f"{name}.csv", rows)
     body = [*markdown(summary(rows)), "", *markdown(trainings(rows))]
-    fused = against(rows, "generative_fusion", "elbo")
-    body += ["", *markdown(fused)] if fused else []
+    for method in ("fusion", "generative_fusion"):
+        fused = against(rows, method, "elbo")
+        body = [*markdown(fused), "", *body] if fused else body
     write_markdown(args.out / f"{name}.md", f"Detectors of a model of the family {args.family}, near-far v1, {args.size} px", body, made)
 
 
