@@ -36,7 +36,8 @@ EVERYTHING = {"background": True, "gradients": True, "members": 3}
 
 def trainer_of(cls: type[Trainer]) -> Trainer:
     """With all that its detectors may ask for."""
-    return cls.from_params({f.name: EVERYTHING[f.name] for f in fields(cls) if f.name in EVERYTHING})
+    own = {f.name: f.default for f in fields(cls) if f.name in EVERYTHING}
+    return cls.from_params({name: EVERYTHING[name] for name, usual in own.items() if type(usual) is type(EVERYTHING[name])})
 
 
 def detectors(encoder: Encoder) -> dict[str, Detector]:

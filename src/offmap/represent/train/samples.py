@@ -51,7 +51,7 @@ def made_up(images: Float[Tensor, "n c *s"], words: str) -> Sheet:
     return Sheet(sheet(images), f"{words} They should look like the training images, and not all alike.", made_up=True)
 
 
-def compared(rows: Sequence[Float[Tensor, "n c *s"]], words: str) -> Sheet:
+def compared(rows: Sequence[Float[Tensor, "n _ *s"]], words: str) -> Sheet:
     """The same images in several forms, in [-1, 1], one form a row.
 
     Args:
