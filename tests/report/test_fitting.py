@@ -78,3 +78,6 @@ def test_no_folder_no_page_and_a_foreign_page_is_spared(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be written"):
         FitPage(tmp_path / "file", "vae")
+    (tmp_path / "page" / "index.html").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"index\.html' is a folder"):
+        FitPage(tmp_path / "page", "vae")

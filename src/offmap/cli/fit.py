@@ -81,16 +81,15 @@ def fit(
     json_lines: options.Json = False,
 ) -> None:
     """Fit and calibrate a gate on in-distribution images."""
-    for folder in (out, report):
-        if folder is not None:
-            outputs.folder(folder)
     chosen = pairs(settings or [])
     keep_freed_memory()
     import offmap
     from offmap.pipeline.resumable import beside, clear
     from offmap.represent.train.parallel import Crew, joined
 
-    training = beside(out)
+    training = beside(outputs.gate(out))
+    if report is not None:
+        outputs.apart(report, out, training)
     with _kept(training), joined(device) as place, progress(json_lines) as tell:
         gate = offmap.fit(
             train,

@@ -18,6 +18,30 @@ def folder(path: Path) -> Path:
     return path
 
 
+def gate(path: Path) -> Path:
+    """A folder that is there as a gate or empty, or can be made.
+
+    Raises:
+        ConfigError: it holds anything else, or the place cannot be written.
+    """
+    from offmap.core.bundle import require_replaceable
+
+    require_replaceable(folder(path))
+    return path
+
+
+def apart(page: Path, *others: Path) -> Path:
+    """The folder of a page, which lies in none of those that hold nothing else.
+
+    Raises:
+        ConfigError: it does, or the place cannot be written.
+    """
+    for other in others:
+        if page.resolve().is_relative_to(other.resolve()):
+            raise ConfigError(f"the page cannot be written to {page}: {other} may hold nothing else; choose another folder")
+    return folder(page)
+
+
 def _writable(path: Path) -> None:
     nearest = path.absolute()
     while not nearest.exists():

@@ -90,7 +90,7 @@ def write(folder: Path, manifest: Mapping[str, Any], stages: Stages, *, extra: M
     try:
         target = folder.resolve()
         target.parent.mkdir(parents=True, exist_ok=True)
-        _check_replaceable(target)
+        require_replaceable(target)
         with _beside(target) as work:
             new = work / "new"
             new.mkdir()
@@ -211,8 +211,12 @@ def _content(folder: Path, name: str, entry: Mapping[str, Any]) -> bytearray:
     return content
 
 
-def _check_replaceable(target: Path) -> None:
-    """Refuse to replace anything but an empty folder or a gate without foreign files."""
+def require_replaceable(target: Path) -> None:
+    """Refuse to replace anything but an empty folder or a gate without foreign files.
+
+    Raises:
+        ConfigError: there is a file, or a folder that holds something else.
+    """
     if not target.exists():
         return
     if not target.is_dir():

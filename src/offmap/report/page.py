@@ -26,8 +26,9 @@ from offmap.report import answer as answers
 from offmap.report import card as cards
 from offmap.report import view
 from offmap.report.histogram import Histogram, draw
+from offmap.report.ranking import refuse_foreign
 from offmap.report.row import Row
-from offmap.report.templating import GENERATOR, environment, policy
+from offmap.report.templating import environment, policy
 from offmap.report.thumbnail import PIXELATED, Pixels, data_uri, encode
 from offmap.report.words import VERDICTS, middle, printable
 
@@ -269,10 +270,6 @@ class _Target:
 def _refuse_foreign(folder: Path) -> None:
     """A report never replaces what offmap did not write."""
     page, images = folder / "index.html", folder / "images"
-    if page.exists():
-        with page.open("rb") as file:
-            ours = GENERATOR in file.read(4096)
-        if not ours:
-            raise ConfigError(f"{str(page)!r} was not written by offmap and would be replaced; choose another folder")
+    refuse_foreign(page)
     if images.exists() and not (images.is_dir() and all(_OURS.fullmatch(p.name) for p in images.iterdir())):
         raise ConfigError(f"{str(images)!r} holds files that offmap did not write; choose another folder for the report")

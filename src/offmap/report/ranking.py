@@ -126,8 +126,10 @@ def refuse_foreign(page: Path) -> None:
     """A page never replaces one that offmap did not write.
 
     Raises:
-        ConfigError: another page lies there.
+        ConfigError: another page lies there, or a folder of that name.
     """
+    if page.is_dir():
+        raise ConfigError(f"{str(page)!r} is a folder, where the page would be written; choose another folder")
     if page.exists():
         with page.open("rb") as file:
             ours = GENERATOR in file.read(4096)
