@@ -20,7 +20,7 @@ import offmap
 from offmap.cli import app
 from offmap.core.errors import ConfigError
 from offmap.pipeline.gate import Gate
-from offmap.pipeline.resumable import Checkpoints, beside, clear
+from offmap.pipeline.resumable import TRAINED, Checkpoints, beside, clear
 from offmap.represent.train import checkpoint, log
 
 pytest.importorskip("monai", reason="needs the extra [generative]")
@@ -102,7 +102,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_from_which_the_fit_goes_on(tmp
     assert "the checkpoint of 0 MB cannot be written" in told.stderr
     assert "No space left on device. The checkpoint before is whole: make room and go on from it with resume" in told.stderr
     assert not out.exists()
-    assert sorted(path.name for path in place.iterdir()) == [checkpoint.FILE, log.FILE]
+    assert sorted(path.name for path in place.iterdir()) == [checkpoint.FILE, log.FILE, TRAINED]
     told = run(command(discs, out, SHORT, "--resume", "--json"))
     assert told.exit_code == 0, told.stderr
     assert [event["done"] for event in map(json.loads, told.stdout.splitlines()) if event["event"] == "train"] == [0, 2, 4, 6, 8]
@@ -157,13 +157,13 @@ def test_what_is_no_checkpoint_is_left_alone(tmp_path: Path) -> None:
     for name in (checkpoint.FILE, f"{log.FILE}.part", ".DS_Store"):
         (other / "second" / name).write_bytes(b"")
     (tmp_path / "gate.training").symlink_to(other)
-    Checkpoints.of(beside(tmp_path / "gate"), resume=False).opened(1, CPU)
-    assert list(other.iterdir()) == []
+    Checkpoints.of(beside(tmp_path / "gate"), ["vae"], resume=False).opened(CPU)
+    assert [path.name for path in other.iterdir()] == [TRAINED]
     clear(other)
     assert not other.exists()
     (tmp_path / "file.training").write_text("")
     with pytest.raises(ConfigError, match="is a file"):
-        Checkpoints.of(beside(tmp_path / "file"), resume=False)
+        Checkpoints.of(beside(tmp_path / "file"), ["vae"], resume=False)
 
 
 def test_there_must_be_a_training_to_resume(tmp_path: Path) -> None:
@@ -177,5 +177,19 @@ def test_there_must_be_a_training_to_resume(tmp_path: Path) -> None:
 
 def test_two_trainings_have_a_folder_each(tmp_path: Path) -> None:
     assert beside(Path("gate/")) == Path("gate.training")
-    assert Checkpoints.of(tmp_path, resume=True).opened(1, CPU) == [tmp_path]
-    assert Checkpoints.of(tmp_path, resume=True).opened(2, CPU) == [tmp_path / "first", tmp_path / "second"]
+    assert Checkpoints.of(tmp_path, ["vae"], resume=True).opened(CPU) == [tmp_path]
+    assert Checkpoints.of(tmp_path, ["vae", "gan"], resume=True).opened(CPU) == [tmp_path / "first", tmp_path / "second"]
+
+
+def test_a_training_of_other_networks_is_refused_before_images_are_read_and_kept(tmp_path: Path) -> None:
+    place = tmp_path / "gate.training"
+    Checkpoints.of(place, ["vae"], resume=False).opened(CPU)
+    Checkpoints.of(place, ["gan"], resume=True)  # nothing was begun
+    (place / checkpoint.FILE).write_bytes(b"")
+    for recipe in ("latent-diffusion", "gan"):
+        told = run(command(tmp_path / "nothing", tmp_path / "gate", {}, "--resume", recipe=recipe))
+        assert told.exit_code == 2
+        assert f"gate.training holds a training of vae, not of {recipe.replace('-', '_')}: take the recipe of then" in told.stderr
+    assert sorted(path.name for path in place.iterdir()) == [checkpoint.FILE, TRAINED]
+    (place / TRAINED).write_text("[1")
+    Checkpoints.of(place, ["gan"], resume=True)  # the checkpoint itself is looked at later

@@ -214,7 +214,7 @@ def _place(plan: Recipe, training: PathLike | None, resume: bool) -> Checkpoints
         raise ConfigError(f"there is no training to resume: {what}")
     if training is None or not plan.trains:
         return None
-    return Checkpoints.of(training, resume=resume)
+    return Checkpoints.of(training, [trainer.method() for trainer in _trainers(plan)], resume=resume)
 
 
 def _encoder(plan: Recipe, given: Given | None, device: torch.device, *, volumes: bool, trust: bool) -> Encoder:
@@ -263,7 +263,7 @@ def _train(
     if not trainers:
         raise ConfigError(f"recipe {plan.name} trains no network")
     parts = shares(max(trainers, key=lambda trainer: (trainer.labelled, trainer.share)), data, data.copies(), seed)
-    folders = [None] * len(trainers) if place is None else place.opened(len(trainers), where)
+    folders = [None] * len(trainers) if place is None else place.opened(where)
     made = [
         train_network(trainer, pixels, data, parts, seed=seed, device=where, folder=folder, progress=progress)
         for trainer, folder in zip(trainers, folders, strict=True)

@@ -1,6 +1,8 @@
 """Where the checkpoints of a gate's training lie until the gate is there: a folder that holds nothing else."""
 
+import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +15,10 @@ from offmap.pipeline.stream import Progress
 from offmap.represent.train import checkpoint, log
 from offmap.represent.train.parallel import Crew
 
-OWN = LITTER | {name + end for name in (checkpoint.FILE, log.FILE) for end in ("", ".part")}
+TRAINED = "trained.json"
+"""File with the names of what is trained: no checkpoint says that of a training which keeps its own in another folder."""
+
+OWN = LITTER | {TRAINED} | {name + end for name in (checkpoint.FILE, log.FILE) for end in ("", ".part")}
 """Names of files that may be taken away."""
 
 
@@ -22,21 +27,30 @@ class Checkpoints:
     """The folder of one fit.
 
     Args:
+        trained: what is, one name a network.
         resume: go on with the training that is there, instead of starting it over.
     """
 
     folder: Path
+    trained: Sequence[str]
     resume: bool
 
     @classmethod
-    def of(cls, folder: PathLike, *, resume: bool) -> "Checkpoints":
+    def of(cls, folder: PathLike, trained: Sequence[str], *, resume: bool) -> "Checkpoints":
         """Look before anything is read.
 
         Raises:
-            ConfigError: there is something else in the folder, or it is a file.
+            ConfigError: there is something else in the folder, it is a file, or what is to be gone on with trains other networks.
         """
-        require_own(Path(folder))
-        return cls(Path(folder), resume)
+        place = Path(folder)
+        require_own(place)
+        known = _trained(place) if resume and begun(place) else ""
+        wanted = " and ".join(trained)
+        if known and known != wanted:
+            raise ConfigError(
+                f"{place} holds a training of {known}, not of {wanted}: take the recipe of then, or start over, without resume"
+            )
+        return cls(place, trained, resume)
 
     def warn(self, progress: Progress) -> None:
         """Say that a training will be started over, while there is still time."""
@@ -44,13 +58,21 @@ class Checkpoints:
             what = f"the training in {self.folder}, which was interrupted, is started over; with --resume (resume=True) it would go on"
             progress({"event": "warning", "message": what})
 
-    def opened(self, trainings: int, device: torch.device) -> Sequence[Path]:
-        """A folder for each training, empty unless they are gone on with; processes that train together wait for the first one."""
+    def opened(self, device: torch.device) -> Sequence[Path]:
+        """A folder for each training, empty unless they are gone on with; processes that train together wait for the first one.
+
+        Raises:
+            ConfigError: the disk is full, or the folder cannot be written to.
+        """
         crew = Crew.present()
-        if not self.resume and crew.rank == 0:
-            clear(self.folder)
+        if crew.rank == 0:
+            if not self.resume:
+                clear(self.folder)
+            with checkpoint.refused(f"checkpoints cannot be written to {self.folder}"):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                (self.folder / TRAINED).write_text(json.dumps(list(self.trained)), encoding="utf-8")
         crew.agree(0, device)
-        return [self.folder / name for name in ("first", "second")][:trainings] if trainings > 1 else [self.folder]
+        return [self.folder] if len(self.trained) == 1 else [self.folder / name for name in ("first", "second")]
 
 
 def beside(gate: Path) -> Path:
@@ -77,6 +99,13 @@ def require_own(folder: Path) -> None:
 def begun(folder: Path) -> bool:
     """Whether there is a checkpoint to go on from."""
     return any(folder.rglob(checkpoint.FILE))
+
+
+def _trained(folder: Path) -> str:
+    """Names of what was trained there; empty where nothing readable says so."""
+    with suppress(OSError, ValueError, TypeError):
+        return " and ".join(json.loads((folder / TRAINED).read_text(encoding="utf-8")))
+    return ""
 
 
 def clear(folder: Path) -> None:
