@@ -25,12 +25,16 @@ def test_it_grows_with_the_training_and_is_replaced_by_the_card(tmp_path: Path) 
         assert "reading images" in page.read_text()
         watch = fit.watching(told.append)
         assert watch is not None
-        for event in ({"event": "train", "done": 0, "total": None}, train(250, 3.0), train(500, 2.0, drawn_anomalies_auroc=0.7)):
-            watch(event)
+        watch({"event": "train", "done": 0, "total": None})
+        assert "checkpoint" not in page.read_text()
+        watch(train(250, 3.0))
+        assert "At the first checkpoint: Loss 3, Loss on unseen images 3.1. The curves begin at the second one." in page.read_text()
+        watch(train(500, 2.0, drawn_anomalies_auroc=0.7))
         live = page.read_text()
         assert "training, step 500 of 4,000" in live
         assert 'http-equiv="refresh"' in live
         assert live.count("<polyline") == 2
+        assert "first checkpoint" not in live
         watch(train(10, 1.0, what="codec"))
         assert "training the codec, step 10" in page.read_text()
         watch({"event": "fit", "done": 0, "total": 1})

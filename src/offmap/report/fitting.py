@@ -13,7 +13,8 @@ from offmap.report import card as cards
 from offmap.report.histogram import Histogram, draw
 from offmap.report.ranking import refuse_foreign
 from offmap.report.templating import environment, policy
-from offmap.report.training import STEPS, curves, sheets_of
+from offmap.report.training import STEPS, course, curves, sheets_of
+from offmap.report.words import number
 
 REFRESH = 10
 """Seconds after which a browser looks again while a network is trained."""
@@ -85,6 +86,11 @@ class FitPage:
             return
         self._write(refresh=REFRESH)
 
+    def _first(self) -> str:
+        """What the first checkpoint told, while there is no curve yet; empty before."""
+        told = [f"{course(name)} {number(values[-1])}" for name, values in self._curves.items() if course(name)]
+        return f"At the first checkpoint: {', '.join(told)}. The curves begin at the second one." if told else ""
+
     def _write(self, *, refresh: int = 0, **parts: Any) -> None:
         if self._page is None:
             return
@@ -94,6 +100,7 @@ class FitPage:
             "recipe": self._recipe,
             "words": "" if self._closed else self._words,
             "refresh": refresh,
+            "first": "" if self._closed else self._first(),
             "now": now,
             "version": __version__,
         }
