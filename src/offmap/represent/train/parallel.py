@@ -1,6 +1,8 @@
 """One training in several processes, started by ``torchrun``: each takes its part of every batch, gradients are averaged."""
 
+import gc
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +15,9 @@ from offmap.core.errors import ConfigError, NotAvailableError
 
 LONGEST = timedelta(minutes=30)
 """That a process waits for another one."""
+
+SETTLING = 0.5
+"""Seconds that the threads of a group have to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +105,7 @@ class Crew:
         """
         if self.size > 1:
             self.agree(0, device)
-            distributed.destroy_process_group()
+            _part()
         if self.rank > 0:
             raise ShareDoneError(0)
 
@@ -138,4 +143,11 @@ def joined(device: str = "auto") -> Iterator[str]:
         yield f"cuda:{local}" if cards else "cpu"
     finally:
         if distributed.is_initialized():
-            distributed.destroy_process_group()
+            _part()
+
+
+def _part() -> None:
+    """End the group, and give its threads the time to let go of the last tensors: a process that ends before is aborted."""
+    distributed.destroy_process_group()
+    gc.collect()
+    time.sleep(SETTLING)
