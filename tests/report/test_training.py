@@ -5,7 +5,7 @@ import re
 import torch
 
 from offmap.report import card
-from offmap.report.training import curves, figure, pictures
+from offmap.report.training import POINTS, curves, figure, pictures
 from offmap.represent.train.samples import compared, draw, made_up, sheet
 
 SHEET = made_up(torch.zeros(4, 1, 8, 8), "Drawn <b>by</b> the model.")
@@ -84,3 +84,13 @@ def test_samples_of_an_exact_denoiser_have_its_law() -> None:
     drawn = draw(exact, (1, 16, 16), count=12, seed=0, device=torch.device("cpu"))
     assert abs(float(drawn.mean()) - 0.3) < 0.02
     assert abs(float(drawn.std()) - 0.2) < 0.05
+
+
+def test_a_long_course_is_thinned_and_keeps_both_ends() -> None:
+    values = [float(i) for i in range(398)]
+    shown = str(curves({"loss": values, "checked_steps": [10 * (i + 1) for i in range(398)], "kept_step": 3980}))
+    (points,) = re.findall(r'points="([^"]+)"', shown)
+    assert len(points.split()) == POINTS
+    assert ">step 10</text>" in shown
+    assert ">3,980</text>" in shown
+    assert ">kept</text>" in shown

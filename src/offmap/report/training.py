@@ -12,7 +12,7 @@ from offmap.report.words import number
 WIDTH, HEIGHT = 760, 292
 LEFT, RIGHT, TOP, BOTTOM = 84, 14, 56, 44
 POINTS = 200
-"""Points a line has at most."""
+"""Points a line has at most, beside its last."""
 
 LOSSES = {"loss": "training images", "held_out_loss": "unseen images"}
 CRITERIA = {
@@ -109,9 +109,9 @@ def _lines(training: Mapping[str, Any], names: Mapping[str, str], steps: str) ->
     for key, words in names.items():
         values = numbers(training.get(key))
         places = at if len(at) == len(values) else [float(i + 1) for i in range(len(values))]
-        thin = slice(None, None, max(1, len(values) // POINTS))
         if len(values) > 1:
-            out.append(Line(places[thin], values[thin], words))
+            shown = [*range(0, len(values) - 1, -(-len(values) // POINTS)), len(values) - 1]
+            out.append(Line([places[i] for i in shown], [values[i] for i in shown], words))
     return out
 
 
