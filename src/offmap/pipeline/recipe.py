@@ -336,7 +336,10 @@ def _train(spec: str, table: Mapping[str, Any]) -> Trainer | None:
 
 
 def _nothing_to_train(spec: str) -> NoReturn:
-    raise ConfigError(f'[train] needs [encoder] spec = "{TRAIN}NAME", a network that is trained for the gate; the encoder is {spec}')
+    raise ConfigError(
+        f'[train] needs [encoder] spec = "{TRAIN}NAME", a network that is trained for the gate; the encoder is {spec}. '
+        "The settings of a cascade's second network begin with second.train"
+    )
 
 
 def _evidence(table: Any) -> dict[str, Any]:
