@@ -1,55 +1,19 @@
 """Every trainer found, without a list: a training that was interrupted again and again gives what one sitting gives."""
 
-from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tests.conformance.trainers import TRAINERS, tiny
 
-from offmap.core import registry
 from offmap.core.errors import ConfigError
 from offmap.core.trainer import Examples, Trained, Trainer
 from offmap.represent.train import checkpoint
-from offmap.represent.trained import STAGE
 
-TRAINERS = registry.load_all(STAGE, Trainer)
 CPU = torch.device("cpu")
-
-TINY: Mapping[str, Any] = {
-    "size": 32,
-    "channels": 1,
-    "steps": 4,
-    "epochs": 3,
-    "check_every": 2,
-    "batch": 4,
-    "warmup": 2,
-    "widths": (8, 8),
-    "width": 8,
-    "hidden": 8,
-    "blocks": 1,
-    "couplings": 1,
-    "latent": 4,
-    "entries": 8,
-    "encoding": 0.5,
-    "code_widths": (8, 8),
-    "code_steps": 4,
-    "student_widths": (8, 8),
-    "student_steps": 4,
-    "variants": 1,
-    "background": True,
-    "members": 2,
-    "gradients": True,
-}
-"""Values of fields, where a trainer has one of that name."""
-
-
-def tiny(name: str) -> Trainer:
-    kind = TRAINERS[name]
-    own = {f.name: TINY[f.name] for f in fields(kind) if f.name in TINY}
-    return kind.from_params({key: value for key, value in own.items() if isinstance(getattr(kind, key), bool) == isinstance(value, bool)})
 
 
 def examples() -> Examples:

@@ -1,38 +1,14 @@
 """Every trainer found, without a list, tells its curve while it trains and keeps it for the card, and gives pictures to judge it by."""
 
 import json
-from dataclasses import fields
 from typing import Any
 
 import pytest
 import torch
+from tests.conformance.trainers import TRAINERS, tiny
 
-from offmap.core import registry
-from offmap.core.errors import ConfigError
-from offmap.core.trainer import Examples, Trained, Trainer
+from offmap.core.trainer import Examples, Trained
 from offmap.report.training import CRITERIA, figure
-
-TRAINERS = registry.load_all("represent.trainers", Trainer)
-
-SMALL: dict[str, Any] = {
-    "batch": 4,
-    "blocks": 1,
-    "check_every": 2,
-    "code_steps": 4,
-    "code_widths": (8, 8),
-    "encoding": 0.5,
-    "epochs": 2,
-    "latent": 4,
-    "size": 16,
-    "steps": 8,
-    "student_steps": 4,
-    "student_widths": (8, 8),
-    "variants": 1,
-    "warmup": 2,
-    "width": 8,
-    "widths": (8, 8),
-}
-"""Of the fields that a trainer has, so that it takes no time."""
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +18,7 @@ def trained() -> dict[str, tuple[Trained, list[dict[str, Any]]]]:
 
 def made(method: str, trained: dict[str, tuple[Trained, list[dict[str, Any]]]]) -> tuple[Trained, list[dict[str, Any]]]:
     if method not in trained:
-        own = {f.name for f in fields(TRAINERS[method])}
-        settings = {name: value for name, value in SMALL.items() if name in own}
-        try:
-            trainer = TRAINERS[method](**settings)
-        except ConfigError:
-            trainer = TRAINERS[method](**settings | {"size": 32})
+        trainer = tiny(method, steps=8, epochs=2)
         y = torch.linspace(-1, 1, trainer.input.size)
         centre = torch.linspace(-0.3, 0.3, 28)[:, None, None]
         images = torch.exp(-4 * ((y[:, None] - centre) ** 2 + y**2))[:, None].expand(-1, trainer.input.channels, -1, -1).contiguous()

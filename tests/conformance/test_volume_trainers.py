@@ -1,37 +1,18 @@
 """Every trainer found, without a list: it trains a network of volumes, which opens again and sees them, or says why not."""
 
-from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from tests.conformance.trainers import TRAINERS, tiny
 
-from offmap.core import registry
 from offmap.core.errors import ConfigError
-from offmap.core.trainer import Examples, Trainer
-from offmap.represent.trained import STAGE
+from offmap.core.trainer import Examples
 
-TRAINERS = registry.load_all(STAGE, Trainer)
 CPU = torch.device("cpu")
 
-TINY: Mapping[str, Any] = {
-    "steps": 2,
-    "check_every": 1,
-    "batch": 2,
-    "widths": (8, 8),
-    "latent": 4,
-    "entries": 8,
-    "encoding": 0.5,
-    "code_widths": (8, 8),
-    "code_steps": 2,
-    "student_widths": (8, 8),
-    "student_steps": 2,
-    "variants": 1,
-    "gradients": True,
-}
-"""Values of fields, where a trainer has one of that name."""
+SMALL = {"size": 8, "steps": 2, "check_every": 1, "batch": 2, "code_steps": 2, "student_steps": 2}
 
 
 @pytest.mark.parametrize("name", TRAINERS)
@@ -39,13 +20,11 @@ def test_it_trains_on_volumes_or_says_why_not(name: str, tmp_path: Path) -> None
     pytest.importorskip("monai", reason="needs the extra [generative]")
     pytest.importorskip("einops", reason="needs the extra [generative]")
     torch.set_num_threads(1)
-    kind = TRAINERS[name]
-    known = {f.name for f in fields(kind)}
-    if "axes" not in known:
+    if "axes" not in {f.name for f in fields(TRAINERS[name])}:
         with pytest.raises(ConfigError, match=f"--volumes does not go with train:{name}"):
-            kind().over_volumes()
+            TRAINERS[name]().over_volumes()
         return
-    trainer = kind.from_params({"size": 8, **{key: value for key, value in TINY.items() if key in known}}).over_volumes()
+    trainer = tiny(name, **SMALL).over_volumes()
     assert trainer.input.sides == (8, 8, 8)
     images = torch.rand(18, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(18) % 2 if trainer.labelled else None

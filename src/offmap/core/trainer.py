@@ -103,9 +103,14 @@ class Trainer(Component, ABC):
             ConfigError: its network sees images only; the message says why.
         """
         raise ConfigError(
-            f"--volumes does not go with train:{self.method()}, whose network sees images of two axes: leave --volumes out, and each slice "
-            "is an item; or take a recipe whose network sees volumes (vae, dae, gan, diffusion, latent-diffusion, synthetic-anomaly)"
+            f"--volumes does not go with train:{self.method()}{self.images_only}. Leave --volumes out, and each slice is an item; or take a "
+            "recipe whose network sees volumes (vae, dae, gan, diffusion, latent-diffusion, synthetic-anomaly)"
         )
+
+    @property
+    def images_only(self) -> str:
+        """Why the network sees no volumes, to follow the trainer's name in a message."""
+        return ", whose network sees images of two axes"
 
     @abstractmethod
     def open(self, classes: int, state: Mapping[str, Tensor] | None, *, device: torch.device) -> Encoder:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.conformance.test_trainers import TRAINERS, tiny, trained
+from tests.conformance.test_trainers import trained
+from tests.conformance.trainers import TRAINERS, tiny
 from tests.represent.train.test_diffusion import PLAN, blobs
 
 from offmap.core.errors import ConfigError
@@ -46,7 +47,8 @@ import sys
 from pathlib import Path
 import torch
 from safetensors.torch import save_file
-from tests.conformance.test_trainers import TRAINERS, tiny, trained
+from tests.conformance.test_trainers import trained
+from tests.conformance.trainers import TRAINERS, tiny
 from offmap.core.errors import ConfigError
 from offmap.represent.train.parallel import Crew, joined
 
@@ -69,7 +71,8 @@ FAILING = """
 import os
 from offmap.represent.train.parallel import joined
 import torch
-from tests.conformance.test_trainers import tiny, trained
+from tests.conformance.test_trainers import trained
+from tests.conformance.trainers import tiny
 from offmap.represent.train import reconstruction
 
 own = reconstruction._Run.step_loss

@@ -67,13 +67,10 @@ class OnFeatures(Schedule, Trainer):
         if self.size is not None and (not SMALLEST <= self.size <= 1024 or not self.base.startswith("builtin")):
             raise ConfigError(f"[train] size = {self.size} must lie in {SMALLEST}..1024, and goes with base = 'builtin' only")
 
-    def over_volumes(self) -> Trainer:
-        """As ``Trainer.over_volumes``, which this refuses."""
-        raise ConfigError(
-            f"--volumes does not go with train:{self.method()}: it learns the feature maps of the frozen encoder {self.base}, which sees "
-            "images of two axes. Leave --volumes out, and each slice is an item; or take a recipe whose network sees volumes (vae, dae, "
-            "gan, diffusion, latent-diffusion, synthetic-anomaly)"
-        )
+    @property
+    def images_only(self) -> str:
+        """As ``Trainer.images_only``."""
+        return f": it learns the feature maps of the frozen encoder {self.base}, which sees images of two axes"
 
     @property
     def signal(self) -> str:
