@@ -103,8 +103,8 @@ class Trainer(Component, ABC):
             ConfigError: its network sees images only; the message says why.
         """
         raise ConfigError(
-            f"--volumes does not go with train:{self.method()}{self.images_only}. Leave --volumes out, and each slice is an item; or take a "
-            "recipe whose network sees volumes (vae, dae, gan, diffusion, latent-diffusion, synthetic-anomaly)"
+            f"--volumes does not go with train:{self.method()}{self.images_only}. Leave --volumes out, and each slice is an item; or take "
+            "a recipe whose network sees volumes (vae, dae, gan, diffusion, latent-diffusion, synthetic-anomaly)"
         )
 
     @property
